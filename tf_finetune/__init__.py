@@ -1,0 +1,27 @@
+"""Fine-tune pretrained Keras models on your own labelled data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.errors import UserError
+
+__version__ = "0.1.0"
+
+# Names that need TensorFlow are imported on first use: a mistake in a recipe is
+# then reported in a tenth of a second, not after TensorFlow's start-up.
+_LAZY = {
+    "FitResult": "tf_finetune.train",
+    "fine_tune": "tf_finetune.train",
+    "load_model": "tf_finetune.results.load",
+}
+
+__all__ = ["FineTuneConfig", "FitResult", "Phase", "UserError", "fine_tune", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'tf_finetune' has no attribute {name!r}")
