@@ -1,0 +1,116 @@
+"""What was found wrong with rows, and what a policy makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from tf_finetune.errors import UserError
+
+_MOST_EXAMPLES = 5
+_MOST_TEXT = 120
+
+
+@dataclasses.dataclass(slots=True)
+class Finding:
+    """All that was found of one kind.
+
+    Attributes:
+        count: how often it was found.
+        examples: (place, text) of the first few.
+        action: what was done about it, in a few words; empty for nothing.
+    """
+
+    count: int = 0
+    examples: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    action: str = ""
+
+
+class Findings:
+    """Counts, and up to five examples, of each kind of thing found in the rows.
+
+    A kind is a plain name: "empty text", "exact duplicate", "leak", ...
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Finding] = {}
+
+    def add(self, kind: str, where: str, example: str = "") -> None:
+        """Counts one more of `kind`.
+
+        Args:
+            kind: a plain name, singular.
+            where: the place as `FILE:ROW`.
+            example: the text found there; long ones are cut when shown.
+        """
+        found = self._kinds.setdefault(kind, Finding())
+        found.count += 1
+        if len(found.examples) < _MOST_EXAMPLES:
+            found.examples.append((where, _shorten(example)))
+
+    def act(self, kind: str, action: str) -> None:
+        """Notes what was done about `kind`; nothing if none was found."""
+        if kind in self._kinds:
+            self._kinds[kind].action = action
+
+    def count(self, kind: str) -> int:
+        """How often `kind` was found."""
+        return self._kinds[kind].count if kind in self._kinds else 0
+
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds found, in the order in which each was first seen."""
+        return tuple(self._kinds)
+
+    def __getitem__(self, kind: str) -> Finding:
+        return self._kinds[kind]
+
+    def enforce(self, kind_or_kinds: str | Iterable[str], policy: str, option: str) -> None:
+        """Stops the run if the policy is "error" and any of the kinds was found.
+
+        Args:
+            kind_or_kinds: one kind or several that share an option.
+            policy: "error", "drop" or "warn".
+            option: the name below `config.data` that sets the policy.
+
+        Raises:
+            UserError: naming the counts, the first places and the mend.
+        """
+        kinds = [kind_or_kinds] if isinstance(kind_or_kinds, str) else list(kind_or_kinds)
+        found = [kind for kind in kinds if self.count(kind)]
+        if policy != "error" or not found:
+            return
+        total = sum(self.count(kind) for kind in found)
+        parts = ", ".join(f"{self.count(kind):,} x {kind}" for kind in found)
+        places = [place for kind in found for place in self._kinds[kind].examples]
+        shown = "; ".join(_place(*place) for place in places[:3])
+        more = f"; and {total - 3:,} more" if total > 3 else ""
+        raise UserError(
+            f"Found {parts}: {shown}{more}. "
+            f"Mend the data, or pass --config.data.{option}=drop to leave such rows out "
+            f"(now {policy}; allowed: error, drop, warn)."
+        )
+
+    def to_markdown(self) -> str:
+        """A section for each kind: the count, what was done, and examples."""
+        if not self._kinds:
+            return "Nothing was found wrong with the rows.\n"
+        return "\n".join(_section(kind, found) for kind, found in self._kinds.items())
+
+
+def _section(kind: str, found: Finding) -> str:
+    action = f" {found.action}" if found.action else ""
+    lines = [f"### {kind[0].upper()}{kind[1:]}: {found.count:,}", ""]
+    lines += [action.strip(), ""] if action else []
+    lines += [f"- `{where}`{': ' + text if text else ''}" for where, text in found.examples]
+    if found.count > len(found.examples):
+        lines.append(f"- and {found.count - len(found.examples):,} more")
+    return "\n".join(lines) + "\n"
+
+
+def _place(where: str, text: str) -> str:
+    return f'{where} "{text}"' if text else where
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"
