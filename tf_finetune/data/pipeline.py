@@ -1,0 +1,107 @@
+"""The order of examples, and batches as a tf.data.Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+# Batches are cut from runs of this many batches' examples sorted by length: long
+# enough for little padding, short enough that neighbours change between epochs.
+_RUN = 50
+
+
+class Store(Protocol):
+    """Inputs of numbered rows: token ids, or features computed before."""
+
+    lengths: np.ndarray
+
+    def batch(self, rows: np.ndarray) -> Any:
+        """The model's input for these rows."""
+
+
+def plan_epoch(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """The batches of one epoch: a pure function of its arguments.
+
+    Args:
+        lengths: (n,) length of each example; similar ones share a batch.
+        batch_size: examples a batch; one batch of the epoch may be smaller.
+        seed: of the run.
+        epoch: counted from 0.
+
+    Returns:
+        Arrays of positions into `lengths`; together each position once.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch_size * _RUN):
+        run = order[start : start + batch_size * _RUN]
+        run = run[np.argsort(lengths[run], kind="stable")]
+        batches += [run[i : i + batch_size] for i in range(0, len(run), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def training_dataset(
+    store: Store,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Endless (inputs, labels) batches, epoch after epoch, each in its own order.
+
+    Args:
+        store: gives the inputs of rows.
+        labels: aligned with the store's rows.
+        rows: (n,) the rows to train on; an epoch is ceil(n / batch_size) batches.
+        batch_size: examples a batch.
+        seed: of the order.
+        first_epoch: the epoch to begin with.
+    """
+    lengths = store.lengths[rows]
+
+    def batches() -> Iterator[np.ndarray]:
+        epoch = first_epoch
+        while True:
+            yield from plan_epoch(lengths, batch_size, seed, epoch)
+            epoch += 1
+
+    return _dataset(store, labels, lambda: (rows[batch] for batch in batches()))
+
+
+def evaluation_dataset(
+    store: Store, labels: np.ndarray, rows: np.ndarray, *, batch_size: int
+) -> tf.data.Dataset:
+    """One pass over the rows in the order of `evaluation_order`."""
+    ordered = rows[evaluation_order(store, rows)]
+    chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    dataset = _dataset(store, labels, lambda: iter(chunks))
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(chunks)))
+
+
+def evaluation_order(store: Store, rows: np.ndarray) -> np.ndarray:
+    """Positions in `rows`, shortest example first."""
+    return np.argsort(store.lengths[rows], kind="stable")
+
+
+def _dataset(store: Store, labels: np.ndarray, chunks: Any) -> tf.data.Dataset:
+    example = (store.batch(np.array([0])), labels[:1])
+    signature = tf.nest.map_structure(
+        lambda array: tf.TensorSpec(
+            # Token axes vary in length; a feature's width does not.
+            [None, None] if array.dtype == np.int32 and array.ndim == 2 else [None, *array.shape[1:]],
+            array.dtype,
+        ),
+        example,
+    )
+    return tf.data.Dataset.from_generator(
+        lambda: ((store.batch(rows), labels[rows]) for rows in chunks()),
+        output_signature=signature,
+    ).prefetch(tf.data.AUTOTUNE)

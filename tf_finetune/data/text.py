@@ -1,0 +1,161 @@
+"""Texts to token ids, kept on disk without padding."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+_MASK = "padding_mask"
+_CHUNK = 512
+# Lengths are rounded up to this, so that few shapes occur.
+_STEP = 8
+
+
+def encode(preprocessor: Any, *columns: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Tokenises texts, or pairs of texts, by a KerasHub preprocessor.
+
+    Args:
+        preprocessor: a `keras_hub` text preprocessor.
+        *columns: one sequence of n texts, or two for pairs.
+
+    Returns:
+        For each text the preprocessor's int32 arrays cut to the real tokens,
+        without the padding mask, which is then all ones.
+    """
+    rows: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(columns[0]), _CHUNK):
+        arrays = [np.array(column[start : start + _CHUNK], dtype=object) for column in columns]
+        x = preprocessor(tuple(arrays) if len(arrays) > 1 else arrays[0])
+        ids = {key: np.asarray(value, "int32") for key, value in x.items() if key != _MASK}
+        lengths = np.asarray(x[_MASK]).sum(axis=1)
+        rows += [
+            {key: value[i, :length] for key, value in ids.items()}
+            for i, length in enumerate(lengths)
+        ]
+    return rows
+
+
+def pad(preprocessor: Any, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch (n, length) from rows of different lengths, with its padding mask.
+
+    The length is the longest row's, rounded up to a multiple of 8, at most the
+    preprocessor's `sequence_length`.
+    """
+    longest = max(row["token_ids"].size for row in rows)
+    length = min(-(-longest // _STEP) * _STEP, preprocessor.sequence_length)
+    fills = {"token_ids": preprocessor.tokenizer.pad_token_id}
+    batch = {
+        key: np.full((len(rows), length), fills.get(key, 0), "int32") for key in [*rows[0], _MASK]
+    }
+    for i, row in enumerate(rows):
+        for key, values in row.items():
+            batch[key][i, : values.size] = values
+        batch[_MASK][i, : row["token_ids"].size] = 1
+    return batch
+
+
+def choose_length(preprocessor: Any, table: pa.Table, rows: np.ndarray, most: int) -> int:
+    """The sequence length that holds 99% of the texts, a multiple of 8.
+
+    Judged on at most 2,000 of the given rows, evenly spaced.
+
+    Args:
+        preprocessor: its `sequence_length` is set to `most` for the count.
+        table: with the columns `text` and perhaps `text_pair`.
+        rows: indices into `table`.
+        most: the most tokens that the backbone takes.
+    """
+    preprocessor.sequence_length = most
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2000)).astype("int64")]
+    lengths = [row["token_ids"].size for row in encode(preprocessor, *_texts(table, sample))]
+    wanted = int(np.percentile(lengths, 99, method="higher"))
+    return min(-(-wanted // _STEP) * _STEP, most)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class TokenStore:
+    """Token ids of every row of a table, memory-mapped, without padding.
+
+    Attributes:
+        lengths: int64 (n,), real tokens a row.
+    """
+
+    preprocessor: Any
+    lengths: np.ndarray
+    _offsets: np.ndarray
+    _columns: dict[str, np.ndarray]
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The padded int32 arrays (len(rows), length) of some rows."""
+        spans = [slice(self._offsets[i], self._offsets[i + 1]) for i in rows]
+        return pad(
+            self.preprocessor,
+            [{key: values[span] for key, values in self._columns.items()} for span in spans],
+        )
+
+
+def tokenize(preprocessor: Any, table: pa.Table, folder: Path, digest: str) -> TokenStore:
+    """Tokenises a table once; a later call with the same texts reads the files.
+
+    Args:
+        preprocessor: a `keras_hub` preprocessor with its `sequence_length` set.
+        table: with the columns `text` and perhaps `text_pair`.
+        folder: where the cache lies.
+        digest: of the table's texts.
+    """
+    key = json.dumps(
+        [digest, len(table), preprocessor.sequence_length, preprocessor.tokenizer.get_config()],
+        default=str,
+        sort_keys=True,
+    )
+    cached = folder / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if not cached.exists():
+        _write(preprocessor, table, cached)
+    offsets = np.load(cached / "offsets.npy")
+    columns = {
+        file.stem: np.memmap(file, dtype="int32", mode="r") for file in cached.glob("*.bin")
+    }
+    return TokenStore(
+        preprocessor=preprocessor, lengths=np.diff(offsets), _offsets=offsets, _columns=columns
+    )
+
+
+def _write(preprocessor: Any, table: pa.Table, cached: Path) -> None:
+    temporary = cached.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    lengths: list[int] = []
+    files: dict[str, Any] = {}
+    try:
+        for chunk in _chunks(len(table)):
+            for row in encode(preprocessor, *_texts(table, chunk)):
+                lengths.append(row["token_ids"].size)
+                for key, values in row.items():
+                    if key not in files:
+                        files[key] = (temporary / f"{key}.bin").open("wb")
+                    files[key].write(values.tobytes())
+    finally:
+        for file in files.values():
+            file.close()
+    np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype("int64"))
+    os.rename(temporary, cached)
+
+
+def _chunks(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, _CHUNK):
+        yield np.arange(start, min(start + _CHUNK, count))
+
+
+def _texts(table: pa.Table, rows: np.ndarray) -> list[list[str]]:
+    names = [name for name in ("text", "text_pair") if name in table.column_names]
+    chosen = table.select(names).take(pa.array(rows))
+    return [chosen[name].to_pylist() for name in names]

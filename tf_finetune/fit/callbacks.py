@@ -1,0 +1,90 @@
+"""What is shown and written while a phase trains; none of it changes the training."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm.auto import tqdm
+
+
+class Progress(keras.callbacks.Callback):
+    """One live bar an epoch, on a terminal only.
+
+    Args:
+        name: of the phase.
+        examples: training examples an epoch.
+        batch_size: examples a step.
+    """
+
+    def __init__(self, name: str, examples: int, batch_size: int) -> None:
+        super().__init__()
+        self._name, self._examples, self._batch = name, examples, batch_size
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        title = f"{self._name} {epoch + 1}/{self.params['epochs']}"
+        self._bar = tqdm(total=self._examples, desc=title, unit="ex", disable=None, leave=False)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if not self._bar.disable:
+            self._bar.set_postfix(_shown(logs), refresh=False)
+            self._bar.update(min(self._batch, self._examples - self._bar.n))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._bar.close()
+
+
+def _shown(logs: dict | None) -> dict[str, str]:
+    return {key: f"{value:.4f}" for key, value in (logs or {}).items()}
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends a JSON line an epoch to a file, and keeps the lines in `rows`.
+
+    Args:
+        file: the run's `metrics.jsonl`.
+        name: of the phase.
+        examples: training examples an epoch.
+
+    Attributes:
+        rows: one dict an epoch.
+        first_step_seconds: from the start of `fit` to the end of its first step,
+            most of which TensorFlow spends on tracing.
+    """
+
+    def __init__(self, file: Path, name: str, examples: int) -> None:
+        super().__init__()
+        self._file, self._name, self._examples = file, name, examples
+        self.rows: list[dict] = []
+        self.first_step_seconds: float | None = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._began = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch_began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.first_step_seconds is None:
+            self.first_step_seconds = time.perf_counter() - self._began
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._epoch_trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        seconds = self._epoch_trained - self._epoch_began
+        row = {
+            "phase": self._name,
+            "epoch": epoch + 1,
+            "step": int(self.model.optimizer.iterations.numpy()),
+            **{key: float(value) for key, value in (logs or {}).items()},
+            "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
+            "seconds": round(seconds, 3),
+            "examples_per_second": round(self._examples / seconds, 1),
+        }
+        self.rows.append(row)
+        with self._file.open("a") as out:
+            out.write(json.dumps(row) + "\n")

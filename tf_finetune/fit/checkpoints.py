@@ -1,0 +1,56 @@
+"""The best and the last weights of a phase."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Writes `last` and `best.weights.h5` at each epoch's end; may end the phase.
+
+    Each file is written under a temporary name and then renamed.
+
+    Args:
+        folder: where the two files go.
+        monitor: the validation metric that decides; the validation loss decides
+            between equals.
+        mode: `max` or `min`.
+        patience: epochs without a better one before training stops; 0 means never.
+
+    Attributes:
+        best_epoch: counted from 0; -1 before the first epoch ends.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, patience: int) -> None:
+        super().__init__()
+        self._folder, self._monitor, self._patience = folder, monitor, patience
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._best = (-float("inf"), -float("inf"))
+        self.best_epoch = -1
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # A view of its own, without the optimiser: weights alone are a third as large.
+        self._weights = keras.Model(self.model.inputs, self.model.outputs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = logs or {}
+        last = self._folder / "last.weights.h5"
+        temporary = self._folder / "writing.weights.h5"
+        self._weights.save_weights(temporary)
+        os.replace(temporary, last)
+        score = (self._sign * logs[self._monitor], -logs["val_loss"])
+        if score > self._best:
+            self._best, self.best_epoch = score, epoch
+            temporary.unlink(missing_ok=True)
+            os.link(last, temporary)
+            os.replace(temporary, self._folder / "best.weights.h5")
+        elif self._patience and epoch - self.best_epoch >= self._patience:
+            self.model.stop_training = True
+
+    def restore(self) -> None:
+        """Puts the best epoch's weights back into the model."""
+        self._weights.load_weights(self._folder / "best.weights.h5")

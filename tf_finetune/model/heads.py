@@ -1,0 +1,89 @@
+"""From a task to its head's activation, loss and metrics."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("tf_finetune")
+class TokenPooling(keras.layers.Layer):
+    """One vector for a text from the vectors of its tokens.
+
+    Always computed in float32: a mean over hundreds of tokens loses its last
+    digits in a 16-bit type.
+
+    Args:
+        mode: `first` takes the first token, `mean` and `max` run over the real
+            tokens, without padding.
+    """
+
+    def __init__(self, mode: str, **kwargs: object) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.mode = mode
+
+    def call(self, tokens: keras.KerasTensor, padding_mask: keras.KerasTensor) -> keras.KerasTensor:
+        """(batch, length, width) and a (batch, length) mask to (batch, width)."""
+        if self.mode == "first":
+            return tokens[:, 0, :]
+        mask = ops.expand_dims(ops.cast(padding_mask, tokens.dtype), -1)
+        if self.mode == "mean":
+            return ops.sum(tokens * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+        return ops.max(ops.where(mask > 0, tokens, -1e9), axis=1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "mode": self.mode}
+
+
+def activation(kind: str) -> str:
+    """The activation that turns the head's logits into what is reported."""
+    return {"classification": "softmax", "multi_label": "sigmoid", "regression": "linear"}[kind]
+
+
+def loss(kind: str, label_smoothing: float = 0.0) -> keras.losses.Loss:
+    """The loss on logits.
+
+    Labels are (n,) whole numbers for `classification`, (n, k) zeros and ones for
+    `multi_label` and (n, 1) numbers for `regression`.
+    """
+    if kind == "regression":
+        return keras.losses.MeanSquaredError()
+    if kind == "multi_label":
+        return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    if label_smoothing:
+        return SmoothedCrossentropy(label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@keras.saving.register_keras_serializable("tf_finetune")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of whole-number labels with smoothing, which stock Keras lacks."""
+
+    def __init__(self, label_smoothing: float, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
+        targets = ops.one_hot(ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            targets, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+        )
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+def metrics(kind: str) -> list[keras.metrics.Metric]:
+    """What is shown while training; the first is the one that phases are judged by."""
+    if kind == "regression":
+        return [keras.metrics.MeanAbsoluteError(name="mae")]
+    if kind == "multi_label":
+        # Logits: above 0 is a probability above one half.
+        return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
+    return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+
+def monitor(kind: str) -> tuple[str, str]:
+    """The validation metric that phases are judged by, and `max` or `min`."""
+    return ("val_mae", "min") if kind == "regression" else ("val_accuracy", "max")

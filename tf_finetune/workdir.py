@@ -1,0 +1,79 @@
+"""The run folder: what it may hold, and whether a run may begin in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tf_finetune.config import FineTuneConfig, differences
+from tf_finetune.errors import UserError
+
+CONFIG, CARD, MODEL = "config.json", "metrics.json", "model.keras"
+# What a run that failed before training may have left behind.
+_SCRATCH = {"cache"}
+
+
+def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
+    """Makes the run folder, or checks the one that is there.
+
+    Returns:
+        Whether the folder holds this very run, finished.
+
+    Raises:
+        UserError: if the folder cannot be written, holds other files, or holds a
+            run with another configuration; nothing in it is touched then.
+    """
+    _check_writable(workdir)
+    if (workdir / CONFIG).exists():
+        check_same_config(workdir, config)
+        return (workdir / CARD).exists()
+    if others := sorted({p.name for p in workdir.iterdir()} - _SCRATCH):
+        raise UserError(
+            f'--workdir "{workdir}" is no run folder and is not empty (it holds {others[0]}); '
+            "choose a new or an empty folder."
+        )
+    return False
+
+
+def check_same_config(workdir: Path, config: FineTuneConfig) -> None:
+    """Raises `UserError` naming every setting that differs from the folder's."""
+    if changed := differences(read_config(workdir), config):
+        raise UserError(
+            f'"{workdir}" holds a run with another configuration:\n  '
+            + "\n  ".join(changed)
+            + "\nChoose another --workdir, or go back to the same settings."
+        )
+
+
+def read_config(workdir: Path) -> FineTuneConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        UserError: if the folder holds no run.
+    """
+    file = Path(workdir) / CONFIG
+    if not file.exists():
+        raise UserError(f'"{workdir}" is no run folder: it has no {CONFIG}. Train there first.')
+    try:
+        return FineTuneConfig.from_json(file.read_text())
+    except ValueError as error:
+        raise UserError(f'"{file}" cannot be read: {error}') from error
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a text file under a temporary name, then renames it."""
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _check_writable(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f'--workdir "{workdir}" cannot be written: {error.strerror}. Choose another folder.'
+        ) from error
