@@ -1,0 +1,84 @@
+# install | demo | test | test-all | lint | bench | clean
+# PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder the environment.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PEER := benchmarks/.venv-peer
+PY := $(VENV)/bin/python
+PIP := -m pip install -qq --disable-pip-version-check
+RUN ?= runs/reviews
+
+.PHONY: help install demo test test-all lint bench clean
+
+help:
+	@echo "make install   make $(VENV) with the package, its tools and the demo's files"
+	@echo "make demo      fine-tune on movie reviews, evaluate, export, predict ($(RUN))"
+	@echo "make test      the fast tests"
+	@echo "make test-all  all tests, with coverage"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     side by side with the Hugging Face Trainer"
+	@echo "make clean     remove what building and testing left, not $(VENV) and not runs/"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml requirements-demo.txt
+	@$(call make_venv,$(VENV))
+	@echo "Installing TensorFlow and the rest into $(VENV): a few minutes, about 3 GB."
+	@$(PY) $(PIP) -e '.[dev]'
+	@$(PY) $(PIP) --no-deps -r requirements-demo.txt
+	@touch $@
+	@echo "Installed. Next: make demo, or: source $(VENV)/bin/activate"
+
+demo: install
+	$(PY) -m tf_finetune.main --config=configs/reviews.py --workdir=$(RUN)
+	$(PY) -m tf_finetune.main --mode=predict --workdir=$(RUN) \
+	  "A warm, funny and quietly moving film." \
+	  "Two hours of my life that I will never get back." \
+	  "The plot creaks, but the actors are a joy to watch."
+
+test: install
+	$(PY) -m pytest -n 2 -m "not real"
+
+test-all: install
+	$(PY) -m pytest -n 2 --cov --cov-report=term
+
+lint: install
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+bench: install $(PEER)/.installed
+	$(PY) benchmarks/text_vs_trainer.py
+
+$(PEER)/.installed: benchmarks/requirements-peer.txt
+	@$(call make_venv,$(PEER))
+	@echo "Installing torch and transformers into $(PEER)."
+	@$(PEER)/bin/python $(PIP) $(PEER_PIP) -r $<
+	@touch $@
+
+clean:
+	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache
+	find tf_finetune tests benchmarks configs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment in folder $(1), by $PYTHON or the first interpreter that fits.
+define make_venv
+fits='import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+if [ ! -x $(1)/bin/python ]; then \
+  for python in $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3); do \
+    if "$$python" -c "$$fits" 2>/dev/null; then found="$$python"; break; fi; \
+    tried="$${tried:-} $$python ($$("$$python" --version 2>/dev/null || echo absent))"; \
+  done; \
+  if [ -z "$${found:-}" ]; then \
+    echo "Python 3.11, 3.12 or 3.13 with venv is needed; tried:$$tried." >&2; \
+    echo "Install one, or name it: make install PYTHON=/path/to/python3.12" >&2; \
+    exit 2; \
+  fi; \
+  "$$found" -m venv $(1); \
+elif ! $(1)/bin/python -c "$$fits" 2>/dev/null; then \
+  echo "$(1) holds $$($(1)/bin/python --version 2>&1), not Python 3.11-3.13; remove it." >&2; \
+  exit 2; \
+fi
+endef
