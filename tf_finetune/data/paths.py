@@ -1,0 +1,65 @@
+"""The files that `config.data.path`, `.validation` and `.test` stand for."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from tf_finetune.config import nearest
+from tf_finetune.errors import UserError
+from tf_finetune.packaged import is_packaged, packaged_path
+
+_WILD = "*?["
+
+
+def expand(value: str, option: str) -> dict[str, Path]:
+    """The existing files and folders that a setting names, in order.
+
+    Args:
+        value: a file, folder, glob or `package:NAME/FILE`, or several of them
+            separated by commas.
+        option: the setting, for messages: `config.data.path`.
+
+    Returns:
+        The path of each, by the name that messages and reports show.
+
+    Raises:
+        UserError: if something named is not there.
+    """
+    names = [value] if _exists(value) else [name.strip() for name in value.split(",")]
+    found: dict[str, Path] = {}
+    for name in names:
+        found |= _expand_one(name, option)
+    return found
+
+
+def _exists(value: str) -> bool:
+    try:
+        return bool(value) and Path(value).expanduser().exists()
+    except OSError:  # a name longer than the system allows
+        return False
+
+
+def _expand_one(name: str, option: str) -> dict[str, Path]:
+    if is_packaged(name):
+        return {name: packaged_path(name)}
+    if not name:
+        raise UserError(f"{option} has an empty file name; remove the comma that is too many.")
+    path = Path(name).expanduser()
+    if _exists(name):
+        return {name: path}
+    if any(sign in name for sign in _WILD):
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            raise UserError(f'{option}: no file matches "{name}" (looked in {Path.cwd()}).')
+        return {match: Path(match) for match in matches}
+    raise UserError(f'{option}: there is no file "{name}".{_near(path)}')
+
+
+def _near(path: Path) -> str:
+    """What stands where the missing file was looked for."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f' Its folder "{folder}" does not exist either.'
+    names = [entry.name for entry in folder.iterdir()]
+    return nearest(path.name, names) or f' Looked in "{folder.resolve()}".'

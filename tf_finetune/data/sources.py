@@ -1,0 +1,163 @@
+"""Where examples come from: every source streamed into one Arrow table on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tf_finetune.config import DataConfig
+from tf_finetune.data import files, memory, text_folder, tfds_reader
+from tf_finetune.data.findings import Findings
+from tf_finetune.data.paths import expand
+from tf_finetune.data.rows import Columns, Part, quoted
+from tf_finetune.data.table import BAD_ROWS, Rows, schema, write
+from tf_finetune.errors import UserError
+
+__all__ = ["BAD_ROWS", "fraction", "read"]
+
+
+def read(
+    config: DataConfig, task: str, folder: Path, source: Any = None, *, labelled: bool = True
+) -> tuple[pa.Table, Findings]:
+    """Reads all examples into `folder/rows.arrow` and maps that file into memory.
+
+    Args:
+        config: where the examples are, and which columns count.
+        task: "classification", "multi_label" or "regression".
+        folder: an existing folder for the table.
+        source: data handed over in Python, or a path that replaces `config.path`.
+        labelled: False, for prediction, reads the texts alone and keeps each row.
+
+    Returns:
+        A table with the columns `text`, `text_pair` (with `config.text_pair`),
+        `label` (string, list of strings or double by the task; if labelled),
+        `group` (with `config.group`; if labelled), `split` ("train", "validation",
+        "test", or "" where it is still to be split), `file` and `row` (1-based
+        line of the file, or number of the row); and what is wrong with the rows
+        that were left out. At most a few megabytes of texts are in memory at once.
+
+    Raises:
+        UserError: if the source, a column, a split or a value is not as configured.
+    """
+    if isinstance(source, str | Path):
+        config, source = dataclasses.replace(config, path=str(source), tfds=""), None
+    columns = Columns.of(config, labelled=labelled)
+    parts = _main_parts(config, columns, source, labelled)
+    to_cut = not labelled
+    if labelled:
+        parts, to_cut = _with_split_files(config, columns, parts)
+    rows = Rows(columns, _split_names(config), task, config, train="" if to_cut else "train")
+    path = write(rows.of(parts), schema(columns, task), folder / "rows.arrow")
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all(), rows.findings
+
+
+def fraction(config: DataConfig, split: str) -> float | None:
+    """The share that `config.data.validation` or `.test` asks to be cut off.
+
+    Args:
+        config: with the setting.
+        split: "validation" or "test".
+
+    Returns:
+        The fraction; None where the setting names a file or a split.
+
+    Raises:
+        UserError: if it is a number that is no fraction, or empty.
+    """
+    value = getattr(config, split)
+    try:
+        share = float(value)
+    except ValueError:
+        if value:
+            return None
+        share = 0.0
+    if not 0 < share < 1:
+        raise UserError(
+            f'config.data.{split} is "{value}"; give a fraction above 0 and below 1 (0.1), a file, '
+            "or with config.data.split or config.data.tfds the name of a split."
+        )
+    return share
+
+
+def _main_parts(config: DataConfig, columns: Columns, source: Any, labelled: bool) -> list[Part]:
+    if source is not None:
+        return memory.parts(source, config, columns, labelled=labelled)
+    if config.tfds:
+        if config.split:
+            raise UserError(
+                "config.data.split names a column; config.data.tfds has splits of its own. "
+                "Leave config.data.split empty and name them in config.data.train and .validation."
+            )
+        splits = {"train": config.train}
+        if labelled:
+            others = {split: getattr(config, split) for split in ("validation", "test")}
+            splits |= {s: name for s, name in others.items() if fraction(config, s) is None}
+        return tfds_reader.parts(config, columns, splits)
+    if not config.path:
+        raise UserError("No data: set config.data.path or config.data.tfds, or in Python `data`.")
+    return _file_parts(config, config.path, "path", columns, "train", labelled)
+
+
+def _file_parts(
+    config: DataConfig, value: str, option: str, columns: Columns, split: str, labelled: bool
+) -> list[Part]:
+    parts = []
+    for name, path in expand(value, f"config.data.{option}").items():
+        if path.is_dir():
+            parts += text_folder.parts(name, path, config, columns, split=split, labelled=labelled)
+        else:
+            parts.append(Part(name, split, files.records(name, path, config, columns)))
+    return parts
+
+
+def _split_names(config: DataConfig) -> dict[str, str]:
+    """What the split column's values mean: the configured names, by value."""
+    others = [split for split in ("validation", "test") if config.split]
+    named = {getattr(config, s): s for s in others if fraction(config, s) is None}
+    return {config.train: "train"} | named
+
+
+def _with_split_files(
+    config: DataConfig, columns: Columns, parts: list[Part]
+) -> tuple[list[Part], bool]:
+    """Adds the files given for a split; True if one is still to be cut from train."""
+    given = {part.split for part in parts}
+    if "train" not in given:
+        raise UserError(f"The data has no training part, only {quoted(sorted(given))}.")
+    named = config.split or config.tfds
+    shares = []
+    for split in ("validation", "test"):
+        value = getattr(config, split)
+        share = fraction(config, split)
+        if split in given:
+            if share is None and not config.tfds and value not in text_folder.SPLIT_FOLDERS[split]:
+                raise UserError(
+                    f'config.data.{split} is "{value}", but the data has a {split} part of its '
+                    "own; leave the setting out, or remove that part."
+                )
+        elif share is not None:
+            shares.append(share)
+        elif not named:
+            added = _file_parts(config, value, split, columns, split, labelled=True)
+            _check_new(added, parts, split)
+            parts = parts + added
+    if sum(shares) >= 1:
+        raise UserError(
+            f"config.data.validation {config.validation} and config.data.test {config.test} "
+            "leave nothing to train on; their sum must be below 1."
+        )
+    return parts, bool(shares)
+
+
+def _check_new(added: list[Part], parts: list[Part], split: str) -> None:
+    before = {os.path.realpath(part.name): part.split for part in parts}
+    for part in added:
+        if other := before.get(os.path.realpath(part.name)):
+            raise UserError(
+                f'config.data.{split}: "{part.name}" is also read as {other}; '
+                "a file belongs to one split."
+            )

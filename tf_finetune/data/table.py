@@ -1,0 +1,248 @@
+"""Records checked one by one and written as the Arrow table of a run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tf_finetune.config import DataConfig, nearest
+from tf_finetune.data.findings import Findings
+from tf_finetune.data.rows import Columns, Part, quoted
+from tf_finetune.data.values import Labels, Unusable, is_readable, text
+from tf_finetune.errors import UserError
+
+BAD_ROWS = (
+    "empty text",
+    "undecodable bytes",
+    "missing label",
+    "missing group",
+    "non-finite target",
+)
+"""Kinds of finding of rows that should be mended. "other split" is none of them."""
+
+_LABEL_TYPES = {
+    "classification": pa.string(),
+    "multi_label": pa.list_(pa.string()),
+    "regression": pa.float64(),
+}
+_BATCH_ROWS = 4096
+_BATCH_CHARACTERS = 4_000_000
+# With more undecodable rows than both of these the encoding is wrong, not the rows.
+_MOST_UNDECODABLE = 10
+_MOST_UNDECODABLE_SHARE = 0.05
+_MOST_NAMES = 1000
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+
+
+def schema(columns: Columns, task: str) -> pa.Schema:
+    """The types of the table's columns, in order."""
+    types = {"text": pa.string(), "text_pair": pa.string(), "label": _LABEL_TYPES[task]}
+    types = {role: kind for role, kind in types.items() if role in columns.roles}
+    if "group" in columns.roles:
+        types["group"] = pa.string()
+    return pa.schema(types | {"split": pa.string(), "file": pa.string(), "row": pa.int64()})
+
+
+class Rows:
+    """Turns records into rows of the table; findings say which were left out.
+
+    Attributes:
+        findings: what is wrong with the rows seen so far.
+    """
+
+    def __init__(
+        self, columns: Columns, splits: dict[str, str], task: str, config: DataConfig, *, train: str
+    ) -> None:
+        """Prepares for one pass.
+
+        Args:
+            columns: of the records.
+            splits: "train", "validation" or "test" by the split column's values.
+            task: that the labels are for.
+            config: for `where`, `label_separator` and messages.
+            train: what the table calls the training split: "train", or "" where
+                other splits are still to be cut from it.
+        """
+        self.findings = Findings()
+        self._columns, self._splits, self._task, self._config = columns, splits, task, config
+        self._train = train
+        self._labelled = "label" in columns.roles
+        self._names: dict[str, dict[str, None]] = {"split": {}, "where": {}}
+        self._kept = 0
+
+    def of(self, parts: Iterable[Part]) -> Iterator[tuple[Any, ...]]:
+        """The usable rows of all parts, in the order of the schema's columns.
+
+        Raises:
+            UserError: if a part has no rows, no row at all is left, a split that is
+                configured does not occur, or a value cannot be what it should be.
+        """
+        for part in parts:
+            yield from self._of_part(part)
+        self._check_splits()
+        if self._kept:
+            return
+        if self._names["where"]:
+            raise UserError(
+                f'config.data.where is "{self._config.where}", but no row has that value; '
+                f"found: {quoted(self._names['where'])}."
+            )
+        counts = (f"{self.findings.count(kind):,} x {kind}" for kind in self.findings.kinds())
+        raise UserError(f"No row of the data can be used: {', '.join(counts)}.")
+
+    def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
+        labels = Labels(self._task, self._config.label_separator)
+        seen, undecodable = 0, self.findings.count("undecodable bytes")
+        for file, number, values in part.records:
+            seen += 1
+            raw = dict(zip(self._columns.roles, values, strict=True))
+            try:
+                if row := self._row(raw, labels, part.split, file, number):
+                    self._kept += 1
+                    yield row
+            except Unusable as error:
+                self.findings.add(str(error), f"{file}:{number}", _printable(raw["text"]))
+        if not seen:
+            raise UserError(f'"{part.name}" has columns but no rows.')
+        undecodable = self.findings.count("undecodable bytes") - undecodable
+        if undecodable > max(_MOST_UNDECODABLE, _MOST_UNDECODABLE_SHARE * seen):
+            raise UserError(
+                f'"{part.name}": {undecodable:,} of {seen:,} rows are not {self._config.encoding} '
+                f"(such as {self.findings['undecodable bytes'].examples[0][0]}). "
+                "Set --config.data.encoding (cp1252, latin-1, utf-16, ...)."
+            )
+
+    def _row(
+        self, raw: dict[str, Any], labels: Labels, split: str, file: str, number: int
+    ) -> tuple[Any, ...] | None:
+        """One row; None if `where` leaves it out."""
+        if not self._labelled:
+            return (*self._texts(raw, file, number), "", file, number)
+        if "where" in raw and not self._is_wanted(raw["where"]):
+            return None
+        if "split" in raw and split == "train":
+            split = self._named_split(raw["split"])
+        texts = self._texts(raw, file, number)
+        label = labels.convert(raw["label"], file, number)
+        group = [_scalar(raw["group"], "group", file, number)] if "group" in raw else []
+        if "" in group:
+            raise Unusable("missing group")
+        names = [label] if isinstance(label, str) else label if isinstance(label, list) else []
+        if not all(is_readable(value) for value in (*names, *group)):
+            raise Unusable("undecodable bytes")
+        return (*texts, label, *group, self._train if split == "train" else split, file, number)
+
+    def _texts(self, raw: dict[str, Any], file: str, number: int) -> list[str]:
+        texts = [
+            _scalar(raw[role], role, file, number) for role in ("text", "text_pair") if role in raw
+        ]
+        if not self._labelled:
+            if all(is_readable(value) for value in texts):
+                return texts
+            self.findings.add("undecodable bytes", f"{file}:{number}", _printable(raw["text"]))
+            return [_printable(value) for value in texts]
+        for value in texts:
+            if not value or value.isspace():
+                raise Unusable("empty text")
+            if not is_readable(value):
+                raise Unusable("undecodable bytes")
+        return texts
+
+    def _is_wanted(self, value: Any) -> bool:
+        value = _printable(value)
+        self._note("where", value)
+        return value == self._config.where.partition("=")[2]
+
+    def _named_split(self, value: Any) -> str:
+        value = _printable(value)
+        self._note("split", value)
+        if value not in self._splits:
+            raise Unusable("other split")
+        return self._splits[value]
+
+    def _note(self, what: str, value: str) -> None:
+        if len(self._names[what]) < _MOST_NAMES:
+            self._names[what][value] = None
+
+    def _check_splits(self) -> None:
+        found = self._names["split"]
+        for value, split in self._splits.items():
+            if found and value not in found:
+                raise UserError(
+                    f'config.data.{split} is "{value}", but the column "{self._config.split}" '
+                    f"(config.data.split) never says so; it has: {quoted(found)}."
+                    f"{nearest(value, found)}"
+                )
+
+
+def _scalar(value: Any, role: str, file: str, number: int) -> str:
+    if type(value) is str:
+        return value
+    try:
+        return text(value)
+    except TypeError as error:
+        raise UserError(
+            f"{file}:{number}: config.data.{role} must name a column of text; {error}."
+        ) from None
+
+
+def _printable(value: Any) -> str:
+    """The value as text that can be written anywhere."""
+    try:
+        return text(value).encode("utf-8", "replace").decode()
+    except TypeError:
+        return repr(value)
+
+
+def write(rows: Iterable[tuple[Any, ...]], table_schema: pa.Schema, path: Path) -> Path:
+    """Writes rows as an Arrow file, a batch at a time; it appears when it is whole.
+
+    Args:
+        rows: values in the order of the schema.
+        table_schema: of the table.
+        path: of the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: if the folder cannot be written or is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(partial), "w") as sink, pa.ipc.new_file(sink, table_schema) as writer:
+            for batch in _batches(rows):
+                values = zip(*batch, strict=True)
+                arrays = [pa.array(v, t) for v, t in zip(values, table_schema.types, strict=True)]
+                writer.write_batch(pa.record_batch(arrays, schema=table_schema))
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise UserError(
+            f'Cannot write "{path}" ({os.strerror(error.errno)}); '
+            "it takes about as much room as the data. Choose another --workdir."
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Runs of rows, bounded in number and in characters; the first column is text."""
+    batch: list[tuple[Any, ...]] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row[0])
+        if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

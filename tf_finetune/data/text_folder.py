@@ -1,0 +1,77 @@
+"""A folder of text files, one folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tf_finetune.config import DataConfig
+from tf_finetune.data.files import codec_of
+from tf_finetune.data.rows import Columns, Part, Record
+from tf_finetune.errors import UserError
+
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+
+
+def parts(
+    name: str, folder: Path, config: DataConfig, columns: Columns, *, split: str, labelled: bool
+) -> list[Part]:
+    """The texts of `folder/CLASS/*.txt`, or of `folder/SPLIT/CLASS/*.txt`.
+
+    Args:
+        name: the folder as messages show it.
+        folder: where it stands.
+        config: names the columns that text and class count as.
+        columns: to read.
+        split: of the texts, unless the folder has folders for splits.
+        labelled: False takes every `.txt` file below the folder.
+
+    Raises:
+        UserError: if there are no texts in class folders.
+    """
+    if not labelled:
+        return [Part(name, split, _records(name, sorted(folder.rglob("*.txt")), config, columns))]
+    inner = {
+        known: folder / alias
+        for known, aliases in SPLIT_FOLDERS.items()
+        for alias in aliases
+        if split == "train" and (folder / alias).is_dir()
+    }
+    if "train" not in inner or any(inner["train"].glob("*.txt")):
+        inner = {split: folder}
+    return [
+        Part(str(place), known, _records(name, _texts(place), config, columns))
+        for known, place in inner.items()
+    ]
+
+
+def _texts(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*/*.txt"))
+    if not found:
+        tables = [path.name for path in sorted(folder.glob("*.*"))[:3]]
+        hint = f' It holds {", ".join(tables)}; for tables write "{folder}/*.csv".'
+        raise UserError(
+            f'The folder "{folder}" has no text files in class folders (CLASS/NAME.txt).'
+            + (hint if tables else "")
+        )
+    return found
+
+
+def _records(
+    name: str, texts: Iterable[Path], config: DataConfig, columns: Columns
+) -> Iterator[Record]:
+    columns.find_in(f'The folder "{name}" of text files', [config.text, config.label])
+    codec = codec_of(config.encoding)
+    for path in texts:
+        content = path.read_bytes()
+        if b"\0" in content and not codec.startswith(("utf-16", "utf-32")):
+            raise UserError(f'"{path}" is a binary file; the folder must hold plain texts.')
+        content_of = {
+            config.label: path.parent.name,
+            config.text: content.decode(codec, "surrogateescape"),
+        }
+        yield str(path), 1, [content_of[column] for column in columns.names]

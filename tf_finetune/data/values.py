@@ -1,0 +1,157 @@
+"""One raw value of a source made a text, a label or a target."""
+
+from __future__ import annotations
+
+import decimal
+from typing import Any
+
+from tf_finetune.errors import UserError
+
+_MOST = 60
+
+
+class Unusable(Exception):
+    """This row's value cannot be used; the message is the kind of finding."""
+
+
+def text(value: Any) -> str:
+    """The value as text; null gives an empty one.
+
+    Bytes are read as UTF-8; those that are not stay in it as surrogates, which
+    `is_readable` finds.
+
+    Raises:
+        TypeError: if the value is no single value.
+    """
+    if type(value) is str:
+        return value
+    if is_null(value):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str | bool | int | float | decimal.Decimal):
+        return str(value)
+    raise TypeError(f"found {shown(value)}, a {type(value).__name__}")
+
+
+def is_null(value: Any) -> bool:
+    """Whether the value is None or not a number."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def is_readable(value: str) -> bool:
+    """False where bytes could not be decoded, or JSON holds half a character."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(value: Any) -> str:
+    """The value's repr, cut to a line."""
+    line = repr(value)
+    return line if len(line) <= _MOST else line[:_MOST] + "…"
+
+
+class Labels:
+    """Turns the raw labels of one part into those of the task.
+
+    It remembers where each type of value was first seen: 1 and "pos" in one
+    column are a mistake that would otherwise make two classes.
+    """
+
+    def __init__(self, task: str, separator: str) -> None:
+        self._task = task
+        self._separator = separator
+        self._first: dict[str, tuple[str, Any]] = {}
+
+    def convert(self, value: Any, file: str, row: int) -> str | list[str] | float:
+        """The label of one row.
+
+        Returns:
+            A string for classification, a list of strings for multi_label, a float
+            for regression.
+
+        Raises:
+            Unusable: if the row has no label, or a target that is not finite.
+            UserError: if the value cannot be a label of the task, or its type
+                differs from that of earlier rows.
+        """
+        if self._task == "multi_label":
+            return self._several(value, f"{file}:{row}")
+        if is_null(value) and not (self._task == "regression" and isinstance(value, float)):
+            raise Unusable("missing label")
+        if self._task == "regression":
+            return _target(value, f"{file}:{row}")
+        name = value.strip() if type(value) is str and "str" in self._first else None
+        if name is None:
+            name = self._name(value, f"{file}:{row}")
+        if not name:
+            raise Unusable("missing label")
+        return name
+
+    def _several(self, value: Any, place: str) -> list[str]:
+        if is_null(value):
+            raise Unusable("missing label")
+        if isinstance(value, str) and self._separator:
+            value = value.split(self._separator)
+        elif not isinstance(value, list | tuple):
+            value = [value]
+        if any(is_null(item) for item in value):
+            raise Unusable("missing label")
+        names = (self._name(item, place) for item in value)
+        return list(dict.fromkeys(name for name in names if name))
+
+    def _name(self, value: Any, place: str) -> str:
+        """A class's name: whole numbers as "1", without blanks at the ends."""
+        if isinstance(value, list | tuple | dict):
+            raise UserError(
+                f"{place}: the label is {shown(value)}; classification takes one value a row. "
+                "For several labels a row set --config.model.task=multi_label."
+            )
+        if isinstance(value, float | decimal.Decimal) and value != int(value):
+            raise UserError(
+                f"{place}: the label is the number {value}, which looks like a regression target. "
+                "Set --config.model.task=regression, or store the classes as text or whole numbers."
+            )
+        try:
+            name = text(value).strip()
+        except TypeError as error:
+            raise UserError(f"{place}: the label must be text or a number; {error}.") from None
+        self._check_type(value, place)
+        return name
+
+    def _check_type(self, value: Any, place: str) -> None:
+        if isinstance(value, bool):
+            kind = "bool"
+        else:
+            kind = "str" if isinstance(value, str | bytes) else "number"
+        self._first.setdefault(kind, (place, value))
+        if len(self._first) > 1:
+            (one, a), (two, b) = list(self._first.values())[:2]
+            raise UserError(
+                f"The label column mixes types: {shown(a)} at {one}, {shown(b)} at {two}. "
+                "Make all labels text, all whole numbers or all true/false."
+            )
+
+
+def _target(value: Any, place: str) -> float:
+    if isinstance(value, str | bytes) and not value.strip():
+        raise Unusable("missing label")
+    try:
+        if isinstance(value, bool | list | tuple):
+            raise TypeError
+        target = float(value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{place}: the label is {shown(value)}; regression takes a number. For classes set "
+            "--config.model.task=classification."
+        ) from None
+    if target - target != 0:
+        raise Unusable("non-finite target")
+    return target
