@@ -80,15 +80,19 @@ class Findings:
         if policy != "error" or not found:
             return
         total = sum(self.count(kind) for kind in found)
-        parts = ", ".join(f"{self.count(kind):,} x {kind}" for kind in found)
         places = [place for kind in found for place in self._kinds[kind].examples]
         shown = "; ".join(_place(*place) for place in places[:3])
         more = f"; and {total - 3:,} more" if total > 3 else ""
         raise UserError(
-            f"Found {parts}: {shown}{more}. "
+            f"Found {self.summary(found)}: {shown}{more}. "
             f"Mend the data, or pass --config.data.{option}=drop to leave such rows out "
-            f"(now {policy}; allowed: error, drop, warn)."
+            "(now error; allowed: error, drop, warn)."
         )
+
+    def summary(self, kinds: Iterable[str] | None = None) -> str:
+        """`3 x leak, 1 x empty text`, of the given kinds or of all."""
+        kinds = self._kinds if kinds is None else kinds
+        return ", ".join(f"{self.count(kind):,} x {kind}" for kind in kinds) or "nothing found"
 
     def to_markdown(self) -> str:
         """A section for each kind: the count, what was done, and examples."""

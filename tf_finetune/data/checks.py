@@ -1,0 +1,237 @@
+"""What stands where it should not: leaks between splits, conflicts, copies, absent classes.
+
+Each check takes `sides`, (n,) int8: an index into `SPLITS` for each row, or -1 for a row
+that is left out. It notes what it finds, enforces the policy and returns new sides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from tf_finetune.config import DataConfig
+from tf_finetune.data.duplicates import firsts
+from tf_finetune.data.findings import Findings
+from tf_finetune.data.labels import count_classes
+from tf_finetune.data.splits import SPLITS
+from tf_finetune.errors import UserError
+
+LEFT_OUT = -1
+_SHOWN = 5
+
+
+def note(
+    findings: Findings,
+    kind: str,
+    table: pa.Table,
+    rows: np.ndarray,
+    others: np.ndarray | None = None,
+) -> None:
+    """Adds a finding for each row, with its text, and for some kinds the row it is like.
+
+    Args:
+        findings: what to add to.
+        kind: of finding.
+        table: has `text`, `file` and `row`.
+        rows: (m,) int64.
+        others: (m,) int64, for each row the one it is like.
+    """
+    for i, row in enumerate(rows.tolist()):
+        if i >= _SHOWN:
+            findings.add(kind, "")
+            continue
+        where = place(table, row)
+        if others is not None:
+            other = place(table, int(others[i]))
+            here, there = where.rpartition(":"), other.rpartition(":")
+            where += f" like row {there[2]}" if here[0] == there[0] else f" like {other}"
+        findings.add(kind, where, table["text"][row].as_py())
+
+
+def place(table: pa.Table, row: int) -> str:
+    """`FILE:ROW`, where a row of the table comes from."""
+    return f"{table['file'][row].as_py()}:{table['row'][row].as_py()}"
+
+
+def leaks(
+    table: pa.Table,
+    sides: np.ndarray,
+    clusters: dict[str, np.ndarray],
+    findings: Findings,
+    config: DataConfig,
+) -> np.ndarray:
+    """Finds training rows that also stand in validation or test, and validation rows in test.
+
+    Args:
+        table: the rows.
+        sides: (n,) int8.
+        clusters: for each kind of leak an (n,) array, equal for rows that must not
+            stand on two sides. A row counts for the first kind that finds it.
+        findings: what to add to.
+        config: `leaks` is the policy.
+
+    Returns:
+        The new sides. Dropped is the row of the split that matters less: test rows
+        never, validation rows where the same stands in test.
+    """
+    leaking = np.zeros(len(sides), bool)
+    for kind, cluster in clusters.items():
+        _, index = np.unique(cluster, return_inverse=True)
+        top = np.full(len(index), LEFT_OUT, np.int8)
+        np.maximum.at(top, index, sides)
+        witness = np.zeros(len(index), np.int64)
+        held = np.flatnonzero(sides == top[index])[::-1]
+        witness[index[held]] = held
+        new = (sides >= 0) & (sides < top[index]) & ~leaking
+        rows = np.flatnonzero(new)
+        note(findings, kind, table, rows, witness[index[rows]])
+        leaking |= new
+    findings.enforce(tuple(clusters), config.leaks, "leaks")
+    return _remove(sides, leaking, findings, tuple(clusters), config.leaks, "leaks")
+
+
+def conflicts(
+    table: pa.Table,
+    sides: np.ndarray,
+    keys: np.ndarray,
+    label_ids: np.ndarray,
+    findings: Findings,
+    config: DataConfig,
+) -> np.ndarray:
+    """Finds texts that stand with unequal labels; dropped are all their training rows.
+
+    Args:
+        table: the rows.
+        sides: (n,) int8.
+        keys: (n,) uint64, equal for equal texts.
+        label_ids: (n,) int64, equal for equal labels.
+        findings: what to add to.
+        config: `conflicts` is the policy.
+
+    Returns:
+        The new sides.
+    """
+    rows = np.flatnonzero(sides >= 0)
+    first = firsts(keys[rows])
+    unlike = label_ids[rows] != label_ids[rows][first]
+    conflicting = np.zeros(len(rows), bool)
+    conflicting[first[unlike]] = True
+    found = rows[conflicting[first]]
+    kind = "label conflict"
+    note(findings, kind, table, found, rows[first[conflicting[first]]])
+    findings.enforce(kind, config.conflicts, "conflicts")
+    mask = np.zeros(len(sides), bool)
+    mask[found] = True
+    return _remove(sides, mask & (sides == 0), findings, (kind,), config.conflicts, "conflicts")
+
+
+def copies(
+    table: pa.Table,
+    sides: np.ndarray,
+    keys: np.ndarray,
+    label_ids: np.ndarray,
+    findings: Findings,
+    config: DataConfig,
+) -> np.ndarray:
+    """Finds rows whose text and label stood before in the same split.
+
+    Args:
+        table: the rows.
+        sides: (n,) int8.
+        keys: (n,) uint64, equal for equal texts.
+        label_ids: (n,) int64, equal for equal labels.
+        findings: what to add to.
+        config: `duplicates` is the policy, on training rows only.
+
+    Returns:
+        The new sides.
+    """
+    # Text and label in one number, modulo 2**64.
+    both = keys + label_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    found = {}
+    for side, name in enumerate(SPLITS):
+        kind = "exact duplicate" if name == "train" else f"exact duplicate in {name}"
+        rows = np.flatnonzero(sides == side)
+        first = firsts(both[rows])
+        again = first != np.arange(len(rows))
+        found[name] = rows[again]
+        note(findings, kind, table, rows[again], rows[first[again]])
+        findings.act(kind, "Kept: rows of this split are never changed for their copies.")
+    kind = "exact duplicate"
+    findings.enforce(kind, config.duplicates, "duplicates")
+    mask = np.zeros(len(sides), bool)
+    mask[found["train"]] = True
+    return _remove(sides, mask, findings, (kind,), config.duplicates, "duplicates")
+
+
+def near_copies(table: pa.Table, sides: np.ndarray, pairs: np.ndarray, findings: Findings) -> None:
+    """Notes each row that is nearly equal to an earlier one of its split; none is removed.
+
+    Args:
+        table: the rows.
+        sides: (n,) int8.
+        pairs: (p, 2) int64 of nearly equal rows, the earlier first.
+        findings: what to add to.
+    """
+    alike = (sides[pairs[:, 0]] == sides[pairs[:, 1]]) & (sides[pairs[:, 0]] >= 0)
+    rows, index = np.unique(pairs[alike, 1], return_index=True)
+    note(findings, "near duplicate", table, rows, pairs[alike, 0][index])
+    findings.act("near duplicate", "Kept: they stand in one split, and are not exact copies.")
+
+
+def absent_classes(
+    sides: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    made: dict[str, float],
+    findings: Findings,
+) -> None:
+    """Finds classes without a row in validation or test.
+
+    Args:
+        sides: (n,) int8.
+        labels: (n,) int classes or (n, k) multi-hot; anything if `names` is empty.
+        names: the classes; empty for regression.
+        made: the fraction of each split that was made here.
+        findings: where a given split, or a multi-label one, lacks a class.
+
+    Raises:
+        UserError: if a split made here lacks a class, or has no row at all.
+    """
+    for side, split in enumerate(SPLITS[1:], start=1):
+        rows = sides == side
+        if not rows.any():
+            if made.get(split):
+                raise UserError(
+                    f"config.data.{split} is {made[split]:g} of {len(sides):,} rows, which leaves "
+                    "no row for it. Raise the fraction or add rows."
+                )
+            continue
+        counts = count_classes(labels[rows], len(names)) if names else np.ones(0)
+        for code in np.flatnonzero(counts == 0).tolist():
+            if made.get(split) and labels.ndim == 1:
+                total = int((labels[sides >= 0] == code).sum())
+                raise UserError(
+                    f"config.data.{split} is {made[split]:g}, which leaves no row of class "
+                    f'"{names[code]}" ({total} rows in all) in the {split} split. Raise it, add '
+                    "rows of that class, or leave it out: list the others in "
+                    "config.data.classes and pass --config.data.bad_rows=drop."
+                )
+            findings.add(f"class absent from {split}", names[code])
+
+
+def _remove(
+    sides: np.ndarray,
+    mask: np.ndarray,
+    findings: Findings,
+    kinds: tuple[str, ...],
+    policy: str,
+    option: str,
+) -> np.ndarray:
+    if policy != "drop":
+        for kind in kinds:
+            findings.act(kind, f"Kept (config.data.{option}={policy}).")
+        return sides
+    for kind in kinds:
+        findings.act(kind, f"Left out (config.data.{option}=drop).")
+    return np.where(mask, np.int8(LEFT_OUT), sides)

@@ -1,0 +1,142 @@
+"""Labels as numbers, and mistakes that only the whole label column shows."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tf_finetune.config import DataConfig
+from tf_finetune.errors import UserError
+
+_MANY = 100
+_FEW_ROWS = 2
+_WHOLE = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
+    """The classes in the order of `config.data.classes`, else those of the training rows.
+
+    Whole numbers are sorted by value, anything else as text.
+
+    Args:
+        table: has `label` (string or list of strings) and `split`.
+        config: gives the classes, if the user did.
+
+    Raises:
+        UserError: if there are too many classes with too few rows each.
+    """
+    if config.classes:
+        return config.classes
+    ours = table.filter(pc.is_in(table["split"], pa.array(["", "train"])))
+    counts = pc.value_counts(_flat(ours["label"]))
+    rows = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
+    _refuse_a_column_of_values(rows, config)
+    whole = all(_WHOLE.fullmatch(name) for name in rows)
+    return tuple(sorted(rows, key=(lambda name: (int(name), name)) if whole else None))
+
+
+def encode(table: pa.Table, task: str, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The labels as the loss wants them.
+
+    Args:
+        table: has `label`.
+        task: `classification`, `multi_label` or `regression`.
+        names: the classes; empty for regression.
+
+    Returns:
+        labels, (n,) int32 with -1 for an unknown one, (n, k) float32 multi-hot or
+        (n,) float32; and (n,) bool, whether every label of the row is known.
+    """
+    column = table["label"]
+    if task == "regression":
+        return column.to_numpy().astype(np.float32), np.ones(table.num_rows, bool)
+    found = pc.index_in(_flat(column), value_set=pa.array(names, pa.string()))
+    codes = pc.fill_null(found, -1).to_numpy().astype(np.int32)
+    if task == "classification":
+        return codes, codes >= 0
+    row = np.repeat(np.arange(table.num_rows), pc.list_value_length(column).to_numpy())
+    known = np.ones(table.num_rows, bool)
+    known[row[codes < 0]] = False
+    labels = np.zeros((table.num_rows, len(names)), np.float32)
+    labels[row[codes >= 0], codes[codes >= 0]] = 1
+    return labels, known
+
+
+def refuse_one_value(labels: np.ndarray, names: tuple[str, ...], config: DataConfig) -> None:
+    """Raises `UserError` if all training rows have the same label: nothing could be learnt.
+
+    Args:
+        labels: of the training rows, as `encode` gives them.
+        names: the classes; empty for regression.
+        config: names the label column in the message.
+    """
+    if not len(labels) or (labels != labels[0]).any():
+        return
+    if labels.ndim == 2:
+        value = ", ".join(name for name, on in zip(names, labels[0], strict=True) if on) or "none"
+    else:
+        value = names[labels[0]] if names else f"{labels[0]:g}"
+    raise UserError(
+        f'config.data.label: all {len(labels):,} training rows have the same label, "{value}" '
+        f'(column "{config.label}"), so there is nothing to learn. '
+        "Choose another label column, or add rows with other labels."
+    )
+
+
+def refuse_small_classes(labels: np.ndarray, names: tuple[str, ...], config: DataConfig) -> None:
+    """Raises `UserError` if a class has fewer training rows than `config.data.min_per_class`.
+
+    Args:
+        labels: of the training rows, int classes or multi-hot.
+        names: the classes.
+        config: has the least number of rows.
+    """
+    counts = count_classes(labels, len(names))
+    small = [
+        f'"{name}" has {count}'
+        for name, count in zip(names, counts.tolist(), strict=True)
+        if count < config.min_per_class
+    ]
+    if not small:
+        return
+    more = f" and {len(small) - 5} more classes" if len(small) > 5 else ""
+    raise UserError(
+        f"config.data.min_per_class is {config.min_per_class}, but of training rows class "
+        f"{', '.join(small[:5])}{more}. Add rows, lower it, or leave such classes out: list "
+        "the others in config.data.classes and pass --config.data.bad_rows=drop."
+    )
+
+
+def count_classes(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many rows each class has, (k,) int64; labels: int classes or multi-hot."""
+    if labels.ndim == 2:
+        return labels.sum(axis=0).astype(np.int64)
+    return np.bincount(labels, minlength=classes)
+
+
+def _flat(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
+
+
+def _refuse_a_column_of_values(rows: dict[str, int], config: DataConfig) -> None:
+    """Many labels that hardly ever recur are a number, an identifier or free text."""
+    rare = sum(count <= _FEW_ROWS for count in rows.values())
+    if len(rows) <= _MANY or rare <= len(rows) / 2:
+        return
+    start = (
+        f'config.data.label: column "{config.label}" has {len(rows):,} different labels, '
+        f"{rare:,} of them on at most {_FEW_ROWS} rows, which "
+    )
+    if all(_NUMBER.fullmatch(name) for name in rows):
+        raise UserError(
+            f"{start}looks like a numeric target, not classes. To predict the number, pass "
+            "--config.model.task=regression; else choose another column."
+        )
+    raise UserError(
+        f"{start}looks like free text or identifiers, not classes. Choose another column, "
+        "or list the classes in config.data.classes."
+    )

@@ -1,0 +1,233 @@
+"""From a source to checked rows in three splits, with a report of what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tf_finetune.config import DataConfig, FineTuneConfig
+from tf_finetune.data import checks, duplicates
+from tf_finetune.data import labels as label_column
+from tf_finetune.data.findings import Findings
+from tf_finetune.data.report import write_report
+from tf_finetune.data.sources import fraction, read
+from tf_finetune.data.splits import SPLITS, assign, nested_order, strata
+from tf_finetune.errors import UserError
+
+_OTHER_SPLIT = "other split"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Prepared:
+    """The rows to train on and to measure with.
+
+    Attributes:
+        table: all rows that were read, memory-mapped: `text`, `text_pair` and so on.
+        splits: for "train", "validation" and "test" the (m,) int64 rows of the table,
+            ascending. Rows that were left out are in none.
+        labels: for each row of the table; (n,) int32 classes, (n, k) float32
+            multi-hot or (n,) float32 targets.
+        class_names: in the order of the classes; empty for regression.
+        findings: what was found wrong.
+        report: the data report, Markdown.
+        digest: sha256 over the texts, labels, class names and splits.
+    """
+
+    table: pa.Table
+    splits: dict[str, np.ndarray]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    findings: Findings
+    report: str
+    digest: str
+
+
+def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepared:
+    """Reads, checks and splits the data; the same data and configuration give the same splits.
+
+    Args:
+        config: `data` says where the rows are and what to do with what is wrong.
+        folder: an existing folder for the table of rows.
+        source: data handed over in Python, instead of `config.data.path`.
+
+    Returns:
+        The prepared rows. Nothing has been written but the table.
+
+    Raises:
+        UserError: if the data cannot be trained on or a policy says `error`.
+    """
+    data, task = config.data, config.model.task
+    table, findings = read(data, task, folder, source)
+    names, labels, sides = _label(table, task, data, findings)
+    scan = duplicates.scan(table)
+    alike = duplicates.find_alike(table, scan.keys, data.near_duplicates)
+    made = _fractions(table, data)
+    sides = _split(table, sides, labels, scan.keys, alike.together, made, data.seed)
+    sides = _check(table, sides, labels, scan.keys, alike, findings, data)
+    _refuse_what_cannot_train(sides, labels, names, made, findings, data)
+    sides, limited = _limit(sides, labels, names, scan.keys, data)
+    splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
+    report = write_report(
+        splits=splits,
+        labels=labels,
+        class_names=names,
+        scan=scan,
+        findings=findings,
+        how=_how(splits, made, data, classes=bool(names)),
+        notes=[note for note in (limited, alike.note) if note],
+    )
+    return Prepared(
+        table=table,
+        splits=splits,
+        labels=labels,
+        class_names=names,
+        findings=findings,
+        report=report,
+        digest=_digest(scan.digest, labels, names, splits),
+    )
+
+
+def _label(
+    table: pa.Table, task: str, data: DataConfig, findings: Findings
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Class names, labels and sides: -1 for a row with an unknown label, else 0."""
+    names = () if task == "regression" else label_column.class_names(table, data)
+    labels, known = label_column.encode(table, task, names)
+    unknown = np.flatnonzero(~known)
+    for row in unknown.tolist():
+        label = table["label"][row].as_py()
+        label = label if isinstance(label, str) else ", ".join(label)
+        findings.add("unknown label", checks.place(table, row), label)
+    bad = [kind for kind in findings.kinds() if kind != _OTHER_SPLIT]
+    findings.enforce(bad, data.bad_rows, "bad_rows")
+    for kind in bad:
+        findings.act(kind, f"Left out (config.data.bad_rows={data.bad_rows}).")
+    findings.act(_OTHER_SPLIT, "Left out: these rows belong to none of the three splits.")
+    if not known.any():
+        raise UserError(
+            f"No usable row is left ({findings.summary()}). "
+            "Check config.data.text and config.data.label."
+        )
+    return names, labels, np.where(known, 0, checks.LEFT_OUT).astype(np.int8)
+
+
+def _fractions(table: pa.Table, data: DataConfig) -> dict[str, float]:
+    """The share of each split that is not given and so is made here."""
+    given = set(pc.unique(table["split"]).to_pylist())
+    shares = {s: fraction(data, s) for s in ("validation", "test") if s not in given}
+    return {split: share for split, share in shares.items() if share}
+
+
+def _split(
+    table: pa.Table,
+    sides: np.ndarray,
+    labels: np.ndarray,
+    keys: np.ndarray,
+    together: np.ndarray,
+    made: dict[str, float],
+    seed: int,
+) -> np.ndarray:
+    """Given rows keep their split. A row that belongs to one of them trains, the rest is split."""
+    given = pc.index_in(table["split"], value_set=pa.array(SPLITS))
+    given = pc.fill_null(given, -1).to_numpy().astype(np.int8)
+    bound = np.isin(together, together[(given >= 0) & (sides >= 0)])
+    free = np.flatnonzero((sides >= 0) & ~bound)
+    sides = np.where((sides >= 0) & (given >= 0), given, sides)
+    shares = (made.get("validation", 0.0), made.get("test", 0.0))
+    stratum = strata(labels[free])
+    sides[free] = assign(stratum, together[free], keys[free], shares, seed)
+    return sides
+
+
+def _check(
+    table: pa.Table,
+    sides: np.ndarray,
+    labels: np.ndarray,
+    keys: np.ndarray,
+    alike: duplicates.Alike,
+    findings: Findings,
+    data: DataConfig,
+) -> np.ndarray:
+    clusters = {"leak": keys, "near leak": alike.texts, "group leak": alike.groups}
+    sides = checks.leaks(table, sides, clusters, findings, data)
+    _, label_ids = np.unique(labels, axis=0, return_inverse=True)
+    label_ids = label_ids.ravel()
+    sides = checks.conflicts(table, sides, keys, label_ids, findings, data)
+    sides = checks.copies(table, sides, keys, label_ids, findings, data)
+    checks.near_copies(table, sides, alike.near, findings)
+    return sides
+
+
+def _refuse_what_cannot_train(
+    sides: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    made: dict[str, float],
+    findings: Findings,
+    data: DataConfig,
+) -> None:
+    training = labels[sides == 0]
+    if not len(training):
+        raise UserError(
+            f"No training row is left ({findings.summary()}). Mend the data, or keep such rows "
+            "with --config.data.leaks=warn or --config.data.conflicts=warn."
+        )
+    label_column.refuse_one_value(training, names, data)
+    if names:
+        label_column.refuse_small_classes(training, names, data)
+    checks.absent_classes(sides, labels, names, made, findings)
+
+
+def _limit(
+    sides: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    keys: np.ndarray,
+    data: DataConfig,
+) -> tuple[np.ndarray, str]:
+    rows = np.flatnonzero(sides == 0)
+    if not data.limit or data.limit >= len(rows):
+        return sides, ""
+    if labels.ndim == 1 and data.limit < len(names):
+        raise UserError(
+            f"config.data.limit is {data.limit}, fewer rows than the {len(names)} classes. "
+            f"Give at least {len(names)}, or 0 for all rows."
+        )
+    order = rows[nested_order(strata(labels[rows]), keys[rows], data.seed)]
+    sides = sides.copy()
+    sides[order[data.limit :]] = checks.LEFT_OUT
+    return sides, f"Of {len(rows):,} training rows {data.limit:,} are used (config.data.limit)."
+
+
+def _how(
+    splits: dict[str, np.ndarray], made: dict[str, float], data: DataConfig, *, classes: bool
+) -> str:
+    """How each split came about, in a sentence."""
+    if not made:
+        return "The splits are those given."
+    parts = [f"{share:g} for {split}" for split, share in made.items()]
+    given = [s for s in ("validation", "test") if s not in made and len(splits[s])]
+    return (
+        f"Split here, {' and '.join(parts)}, by seed {data.seed}: each split has its share of "
+        f"each {'class' if classes else 'tenth of the targets'}, and rows of equal or nearly equal text"
+        + (f" or equal `{data.group}`" if data.group else "")
+        + " stay together."
+        + (f" Given: {', '.join(given)}." if given else "")
+    )
+
+
+def _digest(
+    texts: bytes, labels: np.ndarray, names: tuple[str, ...], splits: dict[str, np.ndarray]
+) -> str:
+    digest = hashlib.sha256(texts)
+    digest.update(repr((names, labels.shape, labels.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(labels).tobytes())
+    for name, rows in splits.items():
+        digest.update(name.encode() + len(rows).to_bytes(8, "little") + rows.tobytes())
+    return digest.hexdigest()
