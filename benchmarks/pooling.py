@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import runpy
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,14 @@ from records import once, spread
 
 from tf_finetune import fine_tune
 from tf_finetune.config import POOLINGS, FineTuneConfig
+from tf_finetune.recipe import load_recipe
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"
 
 
 def recipe(pooling: str, seed: int, limit: int) -> FineTuneConfig:
     """The reviews recipe, shortened."""
-    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config = load_recipe(CONFIG)
     config.model.pooling = pooling
     config.data.seed = config.fit.seed = seed
     config.data.limit = limit

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from records import once, spread
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.prepare import prepare
 from tf_finetune.packaged import packaged_path
+from tf_finetune.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "reviews.py"
@@ -36,7 +36,7 @@ CONFIG = HERE.parent / "configs" / "reviews.py"
 
 def recipe(seed: int, limit: int) -> FineTuneConfig:
     """The reviews recipe with this split and order."""
-    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config = load_recipe(CONFIG)
     config.data.seed = config.fit.seed = seed
     config.data.limit = limit
     return config
@@ -78,7 +78,7 @@ def run_peer(options: argparse.Namespace, rows: Path, rate: float, seed: int) ->
     return json.loads(out.read_text(encoding="utf-8")) | {"seconds": seconds}
 
 
-def run_ours(config: FineTuneConfig, folder: Path) -> dict[str, Any]:
+def run_ours(config: FineTuneConfig, folder: Path, digest: str) -> dict[str, Any]:
     """One run of the command line as a user types it, from reading to the export."""
     workdir = folder / "run"
     command = [
@@ -91,6 +91,8 @@ def run_ours(config: FineTuneConfig, folder: Path) -> dict[str, Any]:
     ]
     seconds = timed(command)
     card = json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+    if card["data_digest"] != digest:
+        raise RuntimeError("the run was made on another split than the peer's; nothing to compare")
     return {
         "test_accuracy": card["test"]["accuracy"],
         "validation_accuracy": card["validation"]["accuracy"],
@@ -115,7 +117,7 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]
         key |= {"data": {"digest": digest}, "config": dataclasses.asdict(config)}
         # Through JSON, so that it compares equal to what is read back.
         key = json.loads(json.dumps(key))
-        ours = once(options.out, key, partial(run_ours, config, folder))
+        ours = once(options.out, key, partial(run_ours, config, folder, digest))
     return {"peer": max(peers, key=lambda peer: peer["validation_accuracy"]), "ours": ours}
 
 

@@ -17,8 +17,10 @@ PACKAGE = Path(tf_finetune.__file__).parent
 ROOMS = (
     "errors",
     "packaged",
+    "quiet",
     "config_checks",
     "config",
+    "recipe",
     "workdir",
     "data",
     "model",

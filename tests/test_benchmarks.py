@@ -1,0 +1,114 @@
+"""What the benchmarks add to the runs they start: keeping, choosing, tabulating."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_a_recorded_run_is_not_run_again(benchmark, tmp_path: Path) -> None:
+    once, file = benchmark("records").once, tmp_path / "out" / "runs.jsonl"
+    runs: list[int] = []
+
+    def run() -> dict[str, Any]:
+        runs.append(1)
+        return {"accuracy": len(runs)}
+
+    key = {"seed": 0, "config": {"a": [1, 2]}}
+    assert once(file, key, run) == once(file, key, run) == {"accuracy": 1}
+    assert once(file, key | {"config": {"a": [1, 3]}}, run) == {"accuracy": 2}
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_failed_run_is_not_recorded(benchmark, tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    with pytest.raises(ZeroDivisionError):
+        benchmark("records").once(file, {"seed": 0}, lambda: {"accuracy": 1 / 0})
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"), [([0.5], "0.50"), ([0.5, 0.7], "0.60 ± 0.14"), ([1, 1, 1], "1.00 ± 0.00")]
+)
+def test_spread(benchmark, values: list[float], shown: str) -> None:
+    assert benchmark("records").spread(values, 2) == shown
+
+
+def result(validation: float, test: float, seconds: float) -> dict[str, float]:
+    return {
+        "validation_accuracy": validation,
+        "test_accuracy": test,
+        "seconds": seconds,
+        "train_seconds": seconds - 10,
+    }
+
+
+def test_the_rate_is_chosen_on_validation_not_on_test(
+    benchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module: ModuleType = benchmark("text_vs_trainer")
+    peers = {2e-5: result(0.84, 0.80, 100), 5e-5: result(0.83, 0.90, 120)}
+    monkeypatch.setattr(module, "recipe", lambda seed, limit: module.FineTuneConfig())
+    monkeypatch.setattr(module, "write_split", lambda config, folder: "digest")
+    monkeypatch.setattr(module, "run_peer", lambda options, rows, rate, seed: peers[rate])
+    monkeypatch.setattr(module, "run_ours", lambda config, folder, digest: result(0.85, 0.86, 50))
+    options = argparse.Namespace(
+        rates=list(peers), epochs=3, limit=0, peer_bf16=False, out=tmp_path / "runs.jsonl"
+    )
+    pair = module.run_seed(options, 0)
+    assert pair["peer"]["rate"] == 2e-5
+    assert pair["peer"]["test_accuracy"] == 0.80
+    shown = module.table({0: pair})
+    assert "| 0 | 2e-05 | 0.8000 | 0.8600 | 100 | 50 | 0.50 | 90 | 40 |" in shown
+    # All runs stand in the file, so a second call starts none.
+    monkeypatch.setattr(module, "run_ours", lambda *given: pytest.fail("ran again"))
+    assert module.run_seed(options, 0) == pair
+
+
+def test_the_peer_gets_the_rows_of_our_own_split(benchmark, tmp_path: Path) -> None:
+    source = tmp_path / "rows.csv"
+    words = (
+        "amber",
+        "brisk",
+        "cedar",
+        "delta",
+        "ember",
+        "fjord",
+        "grove",
+        "haven",
+        "inlet",
+        "jolly",
+    )
+    lines = [
+        f"{a} {b} film,{'good' if i % 2 else 'bad'}" for i, a in enumerate(words) for b in words
+    ]
+    source.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    module = benchmark("text_vs_trainer")
+    config = module.FineTuneConfig()
+    config.data.path = str(source)
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    assert module.write_split(config, folder)
+    written = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "validation", "test")
+    }
+    assert all(written.values())
+    names = ("bad", "good")
+    rows = [f"{row['text']},{names[row['label']]}" for part in written.values() for row in part]
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(lines)
