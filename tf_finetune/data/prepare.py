@@ -215,7 +215,8 @@ def _how(
     given = [s for s in ("validation", "test") if s not in made and len(splits[s])]
     return (
         f"Split here, {' and '.join(parts)}, by seed {data.seed}: each split has its share of "
-        f"each {'class' if classes else 'tenth of the targets'}, and rows of equal or nearly equal text"
+        f"each {'class' if classes else 'tenth of the targets'}, and rows of equal or nearly "
+        "equal text"
         + (f" or equal `{data.group}`" if data.group else "")
         + " stay together."
         + (f" Given: {', '.join(given)}." if given else "")
