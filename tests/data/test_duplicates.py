@@ -15,7 +15,7 @@ from tf_finetune.data.duplicates import (
     shingles,
 )
 
-LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()
+LONG = [f"word{i}" for i in range(14)]
 
 
 def _table(texts, **columns):

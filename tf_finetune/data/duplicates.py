@@ -158,18 +158,20 @@ def near_duplicates(table: pa.Table, rows: np.ndarray, threshold: float) -> np.n
 
 def clusters(count: int, pairs: Iterable[Sequence[int]]) -> np.ndarray:
     """Joins paired rows, and what is paired with them: (count,) int64, the lowest row in each."""
-    parent = list(range(count))
+    parent: dict[int, int] = {}  # of paired rows alone, which are few as a rule
 
     def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
+        while (above := parent.setdefault(row, row)) != row:
+            parent[row] = row = parent[above]
         return row
 
     for a, b in pairs:
         low, high = sorted((root(a), root(b)))
         parent[high] = low
-    return np.array([root(row) for row in range(count)], np.int64)
+    joined = np.arange(count)
+    for row in list(parent):
+        joined[row] = root(row)
+    return joined
 
 
 def shingles(text: str) -> set[str]:
