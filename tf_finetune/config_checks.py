@@ -1,0 +1,221 @@
+"""The checks behind `FineTuneConfig.validate`: one sentence for each mistake."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import difflib
+import math
+import os
+import typing
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tf_finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from tf_finetune.config import DataConfig, FineTuneConfig, Phase
+
+TASKS = ("classification", "multi_label", "regression")
+POOLINGS = ("first", "mean", "max", "backbone")
+POLICIES = ("error", "drop", "warn")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+RECIPES = ("probe_then_tune", "probe", "full")
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """` Did you mean "x"?` for a close name among `allowed`, else an empty string."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def kind_of(hint: Any) -> str:
+    """What a value of the annotated type is called in a message: `a whole number`."""
+    return _KINDS.get(hint, "a list of strings")
+
+
+def one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises `UserError` with the nearest choice where `value` is not `allowed`."""
+    if value not in allowed:
+        raise UserError(
+            f'{name} is "{value}"; allowed: {", ".join(allowed)}.{nearest(value, allowed)}'
+        )
+
+
+def check_types(config: Any, where: str) -> None:
+    """Raises `UserError` where a field's value is not of its annotated type.
+
+    What cannot be mistaken is converted in place: a whole number to a float, a
+    path to a string, a list to a tuple, a fraction given as a number to a string.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value, hint = f"{where}.{field.name}", getattr(config, field.name), hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, typing.cast(type, hint)):
+                kind = typing.cast(type, hint).__name__
+                raise UserError(f"{name} is {value!r}; it must be a {kind}.")
+            check_types(value, name)
+        elif hint is not Any:
+            setattr(config, field.name, _typed(value, hint, name))
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if name in ("config.data.validation", "config.data.test") and type(value) in (int, float):
+        return str(value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif type(value) is hint:
+        return value
+    raise UserError(f"{name} is {value!r}; it must be {kind_of(hint)}.")
+
+
+def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phases") -> None:
+    """Raises `UserError` unless `phases` is a recipe's name or a list of phases."""
+    if isinstance(phases, str):
+        return one_of(name, phases, RECIPES)
+    if not isinstance(phases, list | tuple) or not phases:
+        raise UserError(f"{name} is {phases!r}; give a recipe's name or a list of Phase.")
+    for index, phase in enumerate(phases):
+        if not isinstance(phase, phase_type):
+            raise UserError(f"{name}[{index}] is {phase!r}; it must be a Phase.")
+        check_types(phase, f"{name}[{index}]")
+        check_phase(phase, f"{name}[{index}]")
+
+
+def check_phase(phase: Phase, name: str) -> None:
+    """Raises `UserError` where a phase has a value that cannot train."""
+    _at_least(f"{name}.epochs", phase.epochs, 1)
+    _positive(f"{name}.learning_rate", phase.learning_rate)
+    _fraction(f"{name}.warmup", phase.warmup)
+    _at_least(f"{name}.patience", phase.patience, 0)
+    _check_selector(f"{name}.train", phase.train)
+
+
+def check_values(config: FineTuneConfig) -> None:
+    """Raises `UserError` for the first value that cannot be right, whatever the data."""
+    model, fit = config.model, config.fit
+    one_of("config.model.task", model.task, TASKS)
+    one_of("config.model.pooling", model.pooling, POOLINGS)
+    one_of("config.fit.precision", fit.precision, PRECISIONS)
+    _check_data(config.data, model.task)
+    if not model.preset:
+        raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")
+    _at_least("config.model.sequence_length", model.sequence_length, 0)
+    for name, value in (
+        ("config.model.dropout", model.dropout),
+        ("config.fit.warmup", fit.warmup),
+        ("config.fit.label_smoothing", fit.label_smoothing),
+    ):
+        _fraction(name, value)
+    for field in ("epochs", "probe_epochs", "global_batch", "eval_batch"):
+        _at_least(f"config.fit.{field}", getattr(fit, field), 1)
+    for field in ("learning_rate", "probe_learning_rate"):
+        _positive(f"config.fit.{field}", getattr(fit, field))
+    for field in ("weight_decay", "clip", "patience", "seed"):
+        _at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    _check_selector("config.fit.train", fit.train)
+    _at_least("config.results.bootstrap", config.results.bootstrap, 100)
+    if fit.label_smoothing and model.task == "regression":
+        raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def _check_data(data: DataConfig, task: str) -> None:
+    if data.path and data.tfds:
+        raise UserError("config.data.path and config.data.tfds are both set; choose one.")
+    for field in ("leaks", "duplicates", "conflicts", "bad_rows"):
+        one_of(f"config.data.{field}", getattr(data, field), POLICIES)
+    for field in ("limit", "seed"):
+        _at_least(f"config.data.{field}", getattr(data, field), 0)
+    _at_least("config.data.min_per_class", data.min_per_class, 1)
+    _fraction("config.data.near_duplicates", data.near_duplicates)
+    if data.where and not data.where.partition("=")[1]:
+        raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')
+    if len(data.delimiter) > 1:
+        raise UserError(
+            f'config.data.delimiter is "{data.delimiter}"; it must be one character'
+            " (a tab is $'\\t' in a shell; a .tsv file needs none)."
+        )
+    try:
+        codecs.lookup(data.encoding)
+    except LookupError:
+        raise UserError(
+            f'config.data.encoding is "{data.encoding}", which Python does not know;'
+            " examples: utf-8, latin-1, utf-16."
+        ) from None
+    _check_columns(data)
+    _check_classes(data, task)
+    _check_fractions(data)
+
+
+def _check_columns(data: DataConfig) -> None:
+    taken: dict[str, str] = {}
+    for field in ("text", "label", "text_pair"):
+        column = getattr(data, field)
+        if not column and field != "text_pair":
+            raise UserError(f"config.data.{field} is empty; name the column.")
+        if column in taken:
+            raise UserError(
+                f'config.data.{taken[column]} and config.data.{field} are both "{column}";'
+                " each must name a column of its own."
+            )
+        taken[column] = field
+
+
+def _check_classes(data: DataConfig, task: str) -> None:
+    if task == "multi_label" and not data.label_separator:
+        raise UserError("config.data.label_separator is empty; a multi_label task needs one.")
+    if data.classes and task == "regression":
+        raise UserError("config.data.classes has no meaning for regression; leave it empty.")
+    if len(set(data.classes)) < len(data.classes):
+        raise UserError(f"config.data.classes names a class twice: {', '.join(data.classes)}.")
+    if task == "classification" and len(data.classes) == 1:
+        raise UserError(
+            f'config.data.classes is "{data.classes[0]}" alone; a classification needs two or more,'
+            " separated by commas."
+        )
+
+
+def _check_fractions(data: DataConfig) -> None:
+    held_out = 0.0
+    for field in ("validation", "test"):
+        try:
+            fraction = float(getattr(data, field))
+        except ValueError:
+            continue  # the name of a file or of a split
+        _fraction(f"config.data.{field}", fraction)
+        held_out += fraction
+    if held_out >= 1:
+        raise UserError(
+            f"config.data.validation and config.data.test take {held_out:g} of the rows together;"
+            " that leaves none to train on."
+        )
+
+
+def _check_selector(name: str, value: str) -> None:
+    kind, _, count = value.partition(":")
+    if value in ("head", "all") or (kind == "last" and count.isdigit() and int(count) > 0):
+        return
+    raise UserError(f'{name} is "{value}"; allowed: head, all, last:K with K at least 1.')
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if not math.isfinite(value) or value < least:
+        raise UserError(f"{name} is {value}; it must be at least {least}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not math.isfinite(value) or value <= 0:
+        raise UserError(f"{name} is {value}; it must be a number above 0.")
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")

@@ -1,0 +1,298 @@
+"""The command line: reads the flags, calls one function of the package, explains errors.
+
+    tf-finetune --config=RECIPE.py --workdir=FOLDER --config.KEY=VALUE ...
+
+The exit status is 0 when done, 2 for a mistake that you can mend, 1 for one that is
+ours, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import platform
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from tf_finetune import __version__, quiet
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.config_checks import one_of
+from tf_finetune.data.paths import expand
+from tf_finetune.errors import UserError
+from tf_finetune.overrides import describe_settings, override
+from tf_finetune.recipe import load_recipe
+from tf_finetune.workdir import check_same_config, prepare_workdir, read_config
+
+# The flags that each mode takes besides --config and --workdir.
+MODES: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "plan": (),
+    "evaluate": ("input",),
+    "export": ("output",),
+    "predict": ("input", "output", "text"),
+}
+_ON_A_RUN = ("evaluate", "export", "predict")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OUR_FAULT = (
+    "this is a fault of ours, not of your command. Please report it with all that stands "
+    "above, the recipe, and these lines:"
+)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Command:
+    """A command line that has been read and checked.
+
+    Attributes:
+        mode: one of `MODES`.
+        config: validated.
+        workdir: the run folder; None only for `plan`.
+        input: the files to evaluate or predict; None if not given.
+        output: where to write; None if not given.
+        texts: the texts to predict.
+        line: what was typed, for the report.
+    """
+
+    mode: str
+    config: FineTuneConfig
+    workdir: Path | None
+    input: str | None
+    output: Path | None
+    texts: list[str]
+    line: str
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, explaining any error on stderr.
+
+    Args:
+        argv: with the program's name in front; None means `sys.argv`.
+
+    Returns:
+        The exit status.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    command = None
+    try:
+        command = parse(argv)
+        if command is None:
+            print(help_text())
+        else:
+            _RUN[command.mode](command)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        message, status = str(error), 2
+    except KeyboardInterrupt:
+        message, status = "stopped by Ctrl-C.", 130
+    except BrokenPipeError:  # the reader of our output, `head` or `less`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        message, status = _environment(error, command.workdir if command else None), 2
+        if not message:
+            traceback.print_exc()
+            message, status = f"{_OUR_FAULT}\n  {shlex.join(argv)}\n  {_versions()}", 1
+    print(f"tf-finetune: {message}", file=sys.stderr)
+    return status
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags; nothing is defined by importing this module."""
+    modes = ", ".join(MODES)
+    flags.DEFINE_string("mode", "train", f"What to do: {modes}.", flag_values=values)
+    flags.DEFINE_string(
+        "config", None, "Recipe: a Python file with get_config().", flag_values=values
+    )
+    flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
+    flags.DEFINE_string("input", None, "Data to evaluate or predict.", flag_values=values)
+    flags.DEFINE_string("output", None, "Where predict or export writes.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "text", [], "A text to predict; once for each, or without --text.", flag_values=values
+    )
+    flags.DEFINE_boolean("help", False, "Show this.", short_name="h", flag_values=values)
+
+
+def help_text() -> str:
+    """What `--help` shows: the usage, the flags, and every setting with its default."""
+    values = flags.FlagValues()
+    define_flags(values)
+    shown = [f"  --{name}: {values[name].help}" for name in values if len(name) > 1]
+    return "\n".join(
+        [__doc__ or "", "Flags:", *shown, "", "Settings and their defaults:", describe_settings()]
+    )
+
+
+def parse(argv: Sequence[str]) -> Command | None:
+    """Reads and checks a command line; needs no TensorFlow.
+
+    Args:
+        argv: with the program's name in front.
+
+    Returns:
+        The command, or None if help is asked for.
+
+    Raises:
+        UserError: for anything wrong in the flags, the recipe or its values.
+    """
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    define_flags(values)
+    try:
+        _, *rest = values(argv, known_only=True)
+    except (flags.Error, ValueError) as error:
+        raise UserError(f"{error}.") from None
+    if values.help:
+        return None
+    one_of("--mode", values.mode, MODES)
+    workdir = Path(values.workdir) if values.workdir else None
+    if values.mode != "plan":
+        _needed(workdir)
+    config, texts = _config(values, rest, workdir)
+    texts = [*values.text, *texts]
+    _check_use(values, texts)
+    return Command(
+        mode=values.mode,
+        config=config,
+        workdir=workdir,
+        input=values.input,
+        output=Path(values.output) if values.output else None,
+        texts=texts,
+        line=shlex.join([Path(argv[0]).name, *argv[1:]]),
+    )
+
+
+def _config(
+    values: flags.FlagValues, rest: list[str], workdir: Path | None
+) -> tuple[FineTuneConfig, list[str]]:
+    """The configuration, and the arguments that are no flags."""
+    on_a_run = workdir if values.mode in _ON_A_RUN else None
+    if values.config:
+        config = load_recipe(values.config)
+    else:
+        config = read_config(on_a_run) if on_a_run else FineTuneConfig()
+    config, texts = override(config, rest, known=tuple(values))
+    config.validate()
+    if on_a_run:
+        check_same_config(on_a_run, config)
+    elif not (config.data.path or config.data.tfds):
+        raise UserError("there is no data: give --config=RECIPE.py or --config.data.path=FILE.")
+    return config, texts
+
+
+def _check_use(values: flags.FlagValues, texts: list[str]) -> None:
+    """Refuses what the mode would silently leave aside, and files that are not there."""
+    mode = values.mode
+    for name in ("input", "output", "text"):
+        if values[name].value and name not in MODES[mode]:
+            modes = " and ".join(other for other, takes in MODES.items() if name in takes)
+            raise UserError(f"--{name} has no use in --mode={mode}; it goes with {modes}.")
+    if texts and "text" not in MODES[mode]:
+        raise UserError(f'unexpected "{texts[0]}": --mode={mode} takes flags alone, see --help.')
+    if mode == "predict" and bool(values.input) == bool(texts):
+        raise UserError("--mode=predict needs either texts or a file of them in --input.")
+    if values.input:
+        expand(values.input, "--input")
+
+
+def _train(command: Command) -> None:
+    _check_data(command.config)
+    workdir = _needed(command.workdir)
+    prepare_workdir(workdir, command.config)
+    _start_tensorflow()
+    from tf_finetune.train import fine_tune
+
+    fine_tune(command.config, workdir, command=command.line)
+
+
+def _plan(command: Command) -> None:
+    _check_data(command.config)
+    _start_tensorflow()
+    from tf_finetune.plan import plan
+
+    print(plan(command.config))
+
+
+def _evaluate(command: Command) -> None:
+    _start_tensorflow()
+    from tf_finetune.results.rerun import evaluate_run
+
+    print(evaluate_run(_needed(command.workdir), command.input))
+
+
+def _export(command: Command) -> None:
+    _start_tensorflow()
+    from tf_finetune.results.rerun import export_run
+
+    print(export_run(_needed(command.workdir), command.output))
+
+
+def _predict(command: Command) -> None:
+    _start_tensorflow()
+    from tf_finetune.results.load import load_model
+    from tf_finetune.results.predict import predict_file, predict_texts
+
+    model = load_model(_needed(command.workdir))
+    if command.input:
+        predict_file(model, command.input, command.output, command.config)
+    else:
+        for row in predict_texts(model, command.texts):
+            print(json.dumps(row, ensure_ascii=False))
+
+
+_RUN: dict[str, Callable[[Command], None]] = {
+    "train": _train,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "export": _export,
+    "predict": _predict,
+}
+
+
+def _start_tensorflow() -> None:
+    # Keras reads its backend once, when it is imported; ours is TensorFlow.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    quiet.import_tensorflow()
+
+
+def _versions() -> str:
+    return f"tf_finetune {__version__}, Python {platform.python_version()}, {platform.platform()}"
+
+
+def _needed(workdir: Path | None) -> Path:
+    if workdir is None:
+        raise UserError("--workdir is missing; it names the run's folder.")
+    return workdir
+
+
+def _check_data(config: FineTuneConfig) -> None:
+    """Says before TensorFlow's start, which takes seconds, that a file is not there."""
+    if config.data.path:
+        expand(config.data.path, "config.data.path")
+
+
+def _environment(error: Exception, workdir: Path | None) -> str:
+    """The message for a full disk or a forbidden folder; empty for any other error."""
+    place = getattr(error, "filename", None) or workdir or Path.cwd()
+    cause: BaseException | None = error
+    while cause:
+        number = cause.errno if isinstance(cause, OSError) else None
+        # TensorFlow and HDF5 give the text alone.
+        if number in _DISK_FULL or "No space left on device" in str(cause):
+            return f'the disk is full at "{place}"; make room there, or choose another folder.'
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return f'"{place}": {os.strerror(error.errno)}; choose another folder.'
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(run())
