@@ -21,6 +21,7 @@ ROOMS = (
     "config_checks",
     "config",
     "recipe",
+    "overrides",
     "workdir",
     "data",
     "model",

@@ -9,10 +9,13 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tf_finetune
+from tf_finetune.config import FineTuneConfig, differences
+from tf_finetune.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -140,3 +143,21 @@ def test_demo_trains_then_predicts() -> None:
     train, predict = re.findall(r"-m tf_finetune.main (--\S+ --\S+)", done.stdout)
     assert train == "--config=configs/reviews.py --workdir=runs/x"
     assert predict == "--mode=predict --workdir=runs/x"
+
+
+def test_python_of_the_readme_does_what_the_recipe_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", text("README.md"), re.S)
+    seen = []
+
+    def fine_tune(config: FineTuneConfig, workdir: str) -> SimpleNamespace:
+        seen.append(config)
+        config.validate()
+        model = SimpleNamespace(predict=lambda texts: texts)
+        return SimpleNamespace(metrics={"test": {"accuracy": 0.5}}, model=model)
+
+    monkeypatch.setitem(vars(tf_finetune), "fine_tune", fine_tune)
+    exec(compile(code, "README.md", "exec"), {})
+    assert differences(load_recipe(ROOT / "configs" / "reviews.py"), seen[0]) == []
+    assert capsys.readouterr().out.startswith("0.5\n")
