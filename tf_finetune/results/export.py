@@ -1,0 +1,221 @@
+"""A SavedModel that takes strings, proved equal to the model in a fresh process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.results.export_folder import VERSION, mark, placing, size
+
+SIGNATURE = "serving_default"
+INPUTS = ("text", "text_pair")
+TOLERANCE = 1e-5
+_GRAPH_BYTES = 16_000_000
+# What real texts seldom hold and a server is sent sooner or later.
+HARD_TEXTS = (
+    "",
+    " \t\r\n ",
+    "word " * 10_000,
+    "a" * 5_000,
+    "👍🏽 great 🎬🍿 film 🇫🇷 👨‍👩‍👧",
+    "这部电影非常好看。日本語のテキスト。",
+    "هذا الفيلم رائع جدا",
+    "यह फिल्म बहुत अच्छी है",
+    "café naïve Ångström ﬁne İstanbul ß",
+    "bell\x07escape\x1b[0m\x7f\u200b\ufeff\u202eend",
+)
+_CHILD = """
+import sys
+import tensorflow as tf
+import tensorflow_text
+model, folder, result = sys.argv[1:]
+serve = tf.saved_model.load(model).signatures["serving_default"]
+texts = tf.io.parse_tensor(tf.io.read_file(folder + "/texts"), tf.string)
+found = [
+    serve(**dict(zip(("text", "text_pair"), tf.unstack(part))))[result]
+    for part in (texts[:, :1], texts[:, 1:])
+]
+tf.io.write_file(folder + "/outputs", tf.io.serialize_tensor(tf.concat(found, 0)))
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportInfo:
+    """What was written.
+
+    Attributes:
+        path: the version folder, `.../saved_model/1`.
+        bytes: of all its files.
+        variables_bytes: of the files under `variables/`.
+        weights_bytes: of the model's weights in memory.
+        texts: how many texts were compared.
+        max_difference: the largest difference between the export's outputs in a
+            fresh process and the model's.
+    """
+
+    path: Path
+    bytes: int
+    variables_bytes: int
+    weights_bytes: int
+    texts: int
+    max_difference: float
+
+
+class ExportError(RuntimeError):
+    """The SavedModel could not be proved equal to the model; none was left behind."""
+
+
+def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str]]) -> ExportInfo:
+    """Writes `folder/saved_model/1`: strings in, class names and probabilities out.
+
+    The signature `serving_default` takes `text`, strings (n,), and for pairs
+    `text_pair`. It gives, for classification, `label` (n,), the most probable
+    class; for classification and `multi_label`, `probabilities` (n, k) float32
+    and `class_names` (n, k), the same in each row, so that TensorFlow Serving can
+    answer row by row; for regression `value` (n,) float32.
+
+    The folder gets its name only once a fresh process, which imports TensorFlow
+    and TensorFlow Text alone, has given the model's own outputs for the texts and
+    for `HARD_TEXTS`. A former export of ours is replaced.
+
+    Args:
+        model: a `TextTask` that computes in float32.
+        folder: usually `WORKDIR/export`.
+        columns: one list of real texts; for pairs two.
+
+    Returns:
+        The place, sizes and the largest difference.
+
+    Raises:
+        UserError: if the folder is not ours, cannot be written, or the disk is full.
+        ExportError: if the outputs differ by more than 1e-5 (of a value above 1,
+            by that share).
+    """
+    weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
+    # Reversed in a second column: an empty text meets a long one.
+    hard = (HARD_TEXTS, HARD_TEXTS[::-1])
+    columns = [[*column, *hard[i]] for i, column in enumerate(columns)]
+    with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
+        _write(model, path, INPUTS[: len(columns)])
+        difference = _compare(model, path, columns)
+        mark(
+            path,
+            kind=model.kind,
+            class_names=list(model.class_names),
+            inputs=INPUTS[: len(columns)],
+            max_difference=difference,
+        )
+    final = Path(folder) / "saved_model" / VERSION
+    return ExportInfo(
+        path=final,
+        bytes=size(final),
+        variables_bytes=size(final / "variables"),
+        weights_bytes=weights,
+        texts=len(columns[0]),
+        max_difference=difference,
+    )
+
+
+def result_name(kind: str) -> str:
+    """The output of `serving_default` that holds the model's numbers."""
+    return "value" if kind == "regression" else "probabilities"
+
+
+def _write(model: Any, path: Path, inputs: Sequence[str]) -> None:
+    """Writes the SavedModel.
+
+    Only the tokenizer is tracked, for its lookup tables. The archive finds the
+    variables in the traced function by itself. Tracking the model too, as is
+    usual, lists each variable a second time as its Keras wrapper; the wrapper
+    counts as an object with a value of its own, and so the file would hold every
+    value twice.
+    """
+    import keras
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    tokenizer = model.preprocessor.tokenizer
+    # `track` wants to see it built; a tokenizer has no weights to build.
+    tokenizer.built = True
+    archive.track(tokenizer)
+    signature = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
+    archive.add_endpoint(SIGNATURE, tf.function(_serving(model), input_signature=signature))
+    archive.write_out(str(path), verbose=False)
+
+
+def _serving(model: Any) -> Any:
+    import tensorflow as tf
+
+    def serve(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        # TensorFlow Text ends some strings at a zero byte.
+        clean = tuple(tf.strings.regex_replace(text, r"\x00", "") for text in texts)
+        # By name: a positional pair would count as inputs and labels.
+        ids = _trim(model.preprocessor(x=clean if len(clean) > 1 else clean[0]))
+        outputs = tf.cast(model(ids, training=False), tf.float32)
+        if model.kind == "regression":
+            return {"value": outputs[:, 0]}
+        names = tf.constant(model.class_names)
+        made = {
+            "probabilities": outputs,
+            "class_names": tf.tile(names[tf.newaxis], [tf.shape(outputs)[0], 1]),
+        }
+        if model.kind == "classification":
+            made["label"] = tf.gather(names, tf.argmax(outputs, axis=-1))
+        return made
+
+    return serve
+
+
+def _trim(ids: Any) -> Any:
+    """Cuts padded ids to the longest text of the batch: short texts are served fast."""
+    import tensorflow as tf
+
+    mask = tf.cast(ids["padding_mask"], tf.int32)
+    ends = tf.reduce_max(mask * tf.range(1, tf.shape(mask)[1] + 1), axis=1)
+    length = tf.reduce_max(tf.concat([ends, [1]], axis=0))
+    return {key: value[:, :length] for key, value in ids.items()}
+
+
+def _compare(model: Any, path: Path, columns: Sequence[Sequence[str]]) -> float:
+    expected = model.predict(columns[0] if len(columns) == 1 else tuple(columns))
+    found = _run_elsewhere(path, columns, result_name(model.kind)).reshape(expected.shape)
+    # A regression's values may be far above 1, where float32 has no such digits.
+    differences = (np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max(axis=1)
+    worst = int(np.argmax(differences))
+    # Written so that NaN fails too.
+    if not differences[worst] <= TOLERANCE:
+        raise ExportError(
+            f"The SavedModel differs from the model by {differences[worst]:.2g} (allowed: "
+            f"{TOLERANCE:g}) on the text {columns[0][worst][:80]!r}; nothing was exported."
+        )
+    return float(differences[worst])
+
+
+def _run_elsewhere(path: Path, columns: Sequence[Sequence[str]], result: str) -> np.ndarray:
+    """What the SavedModel gives in a process that has only TensorFlow."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.io.write_file(f"{folder}/texts", tf.io.serialize_tensor(tf.constant(columns)))
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD, str(path), folder, result],
+            # The child must not compete for an accelerator that is in use here.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ExportError(
+                "The SavedModel does not run in a fresh process; nothing was exported.\n"
+                + done.stderr[-2000:]
+            )
+        return tf.io.parse_tensor(tf.io.read_file(f"{folder}/outputs"), tf.float32).numpy()
