@@ -180,10 +180,10 @@ def _dataset(
 
 def _batch(value: Any, spec: Any, batched: bool) -> Any:
     """A column of one batch; an example alone is a batch of one."""
-    if hasattr(value, "to_list"):  # ragged
-        return value.to_list() if batched else [value.to_list()]
-    if batched:
-        return value[:, 0] if np.ndim(value) == 2 and value.shape[1] == 1 else value
-    # A vector of fixed length is zeros and ones, another one lists labels.
-    fixed = np.ndim(value) == 1 and spec.shape[0] is not None
-    return np.asarray(value)[None] if fixed else [value]
+    if not batched:
+        # A vector of fixed length is zeros and ones, another one lists labels.
+        fixed = np.ndim(value) == 1 and spec.shape[0] is not None
+        return np.asarray(value)[None] if fixed else [value]
+    if hasattr(spec, "ragged_rank"):
+        return list(value)
+    return value[:, 0] if np.ndim(value) == 2 and value.shape[1] == 1 else value

@@ -13,7 +13,7 @@ from tf_finetune.config import DataConfig
 from tf_finetune.data import files, memory, text_folder, tfds_reader
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.paths import expand
-from tf_finetune.data.rows import Columns, Part, quoted
+from tf_finetune.data.rows import Columns, Part
 from tf_finetune.data.table import BAD_ROWS, Rows, schema, write
 from tf_finetune.errors import UserError
 
@@ -45,6 +45,8 @@ def read(
     """
     if isinstance(source, str | Path):
         config, source = dataclasses.replace(config, path=str(source), tfds=""), None
+    elif source is not None:
+        config = dataclasses.replace(config, path="", tfds="")
     columns = Columns.of(config, labelled=labelled)
     parts = _main_parts(config, columns, source, labelled)
     to_cut = not labelled
@@ -63,7 +65,8 @@ def fraction(config: DataConfig, split: str) -> float | None:
         split: "validation" or "test".
 
     Returns:
-        The fraction; None where the setting names a file or a split.
+        The fraction; None where the setting names a file or a split. With
+        `config.split` or `config.tfds`, "1" is the name of a split: folds have such.
 
     Raises:
         UserError: if it is a number that is no fraction, or empty.
@@ -75,6 +78,8 @@ def fraction(config: DataConfig, split: str) -> float | None:
         if value:
             return None
         share = 0.0
+    if value and not 0 < share < 1 and (config.split or config.tfds):
+        return None
     if not 0 < share < 1:
         raise UserError(
             f'config.data.{split} is "{value}"; give a fraction above 0 and below 1 (0.1), a file, '
@@ -126,8 +131,6 @@ def _with_split_files(
 ) -> tuple[list[Part], bool]:
     """Adds the files given for a split; True if one is still to be cut from train."""
     given = {part.split for part in parts}
-    if "train" not in given:
-        raise UserError(f"The data has no training part, only {quoted(sorted(given))}.")
     named = config.split or config.tfds
     shares = []
     for split in ("validation", "test"):

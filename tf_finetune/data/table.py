@@ -101,6 +101,7 @@ class Rows:
         for file, number, values in part.records:
             seen += 1
             raw = dict(zip(self._columns.roles, values, strict=True))
+            file = _printable(file)  # names of files can be undecodable, too
             try:
                 if row := self._row(raw, labels, part.split, file, number):
                     self._kept += 1
@@ -193,6 +194,8 @@ def _scalar(value: Any, role: str, file: str, number: int) -> str:
 
 def _printable(value: Any) -> str:
     """The value as text that can be written anywhere."""
+    if type(value) is str and value.isascii():
+        return value
     try:
         return text(value).encode("utf-8", "replace").decode()
     except TypeError:

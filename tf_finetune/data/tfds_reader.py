@@ -27,12 +27,12 @@ def parts(config: DataConfig, columns: Columns, splits: dict[str, str]) -> list[
         UserError: if it is not prepared, or lacks a split or column.
     """
     builder = _builder(config)
-    columns.find_in(f'The data set "{config.tfds}"', list(builder.info.features))
+    columns.find_in(f'The data set "{config.tfds}"', sorted(builder.info.features))
     for split, name in splits.items():
         try:
             builder.info.splits[name]
         except (KeyError, ValueError):
-            known = list(builder.info.splits)
+            known = sorted(builder.info.splits)
             raise UserError(
                 f'config.data.{split} is "{name}", but the data set "{config.tfds}" has the '
                 f"splits {quoted(known)}.{nearest(name, known)}"
@@ -52,18 +52,23 @@ def _builder(config: DataConfig) -> Any:
     try:
         return tfds.core.read_only_builder.builder_from_files(config.tfds, data_dir=str(path))
     except Exception as error:  # the library raises many kinds; each means: not readable here
-        own = f", data_dir={str(path)!r}" if config.tfds_dir else ""
-        base = config.tfds.partition("/")[0].partition(":")[0]
-        there = sorted(entry.name for entry in path.glob("*/")) if path.is_dir() else []
-        raise UserError(
-            f'config.data.tfds: no prepared data set "{config.tfds}" in "{path}"'
-            f"{' (it holds ' + quoted(there) + ')' if there else ''}.{nearest(base, there)} "
-            "Nothing is downloaded here. Prepare it with\n"
-            f'  python -c "import tensorflow_datasets as tfds; '
-            f'tfds.load({config.tfds!r}{own})"\n'
-            "or with `tfds build` in the folder of your own data set, or set "
-            f"config.data.tfds_dir. ({type(error).__name__})"
-        ) from None
+        raise _not_prepared(config, path, error) from None
+
+
+def _not_prepared(config: DataConfig, path: Path, error: Exception) -> UserError:
+    base = config.tfds.partition("/")[0].partition(":")[0]
+    inside = f"{base}/" if base and (path / base).is_dir() else ""
+    folders = sorted(found.name for found in (path / inside).glob("*/"))
+    there = [inside + folder for folder in folders if folder != "downloads"]
+    holds = f" (it holds {quoted(there)})" if there else ""
+    own = f", data_dir={str(path)!r}" if config.tfds_dir else ""
+    why = "" if type(error).__name__ == "DatasetNotFoundError" else f" {error}"
+    return UserError(
+        f'config.data.tfds: no prepared data set "{config.tfds}" in "{path}"{holds}.'
+        f"{nearest(config.tfds, there)}{why} Nothing is downloaded here. Prepare it with "
+        f'`python -c "import tensorflow_datasets as tfds; tfds.load({config.tfds!r}{own})"`, or '
+        "with `tfds build` in the folder of its code; or set config.data.tfds_dir."
+    )
 
 
 def _records(builder: Any, split: str, config: DataConfig, columns: Columns) -> Iterator[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import math
 from typing import Any
 
 from tf_finetune.errors import UserError
@@ -29,11 +30,17 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, float) and value.is_integer():
+    if _is_whole(value):
         value = int(value)
     if isinstance(value, str | bool | int | float | decimal.Decimal):
         return str(value)
     raise TypeError(f"found {shown(value)}, a {type(value).__name__}")
+
+
+def _is_whole(value: Any) -> bool:
+    return (
+        isinstance(value, float | decimal.Decimal) and math.isfinite(value) and value == int(value)
+    )
 
 
 def is_null(value: Any) -> bool:
@@ -114,7 +121,7 @@ class Labels:
                 f"{place}: the label is {shown(value)}; classification takes one value a row. "
                 "For several labels a row set --config.model.task=multi_label."
             )
-        if isinstance(value, float | decimal.Decimal) and value != int(value):
+        if isinstance(value, float | decimal.Decimal) and not _is_whole(value):
             raise UserError(
                 f"{place}: the label is the number {value}, which looks like a regression target. "
                 "Set --config.model.task=regression, or store the classes as text or whole numbers."
@@ -152,6 +159,6 @@ def _target(value: Any, place: str) -> float:
             f"{place}: the label is {shown(value)}; regression takes a number. For classes set "
             "--config.model.task=classification."
         ) from None
-    if target - target != 0:
+    if not math.isfinite(target):
         raise Unusable("non-finite target")
     return target
