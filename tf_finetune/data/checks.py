@@ -18,6 +18,10 @@ from tf_finetune.errors import UserError
 
 LEFT_OUT = -1
 _SHOWN = 5
+_TOGETHER = (
+    "Rows of one group or of (nearly) equal text stay together: see config.data.group and "
+    "config.data.near_duplicates."
+)
 
 
 def note(
@@ -204,7 +208,7 @@ def absent_classes(
             if made.get(split):
                 raise UserError(
                     f"config.data.{split} is {made[split]:g} of {len(sides):,} rows, which leaves "
-                    "no row for it. Raise the fraction or add rows."
+                    f"no row for it. Raise the fraction or add rows. {_TOGETHER}"
                 )
             continue
         counts = count_classes(labels[rows], len(names)) if names else np.ones(0)
@@ -215,7 +219,7 @@ def absent_classes(
                     f"config.data.{split} is {made[split]:g}, which leaves no row of class "
                     f'"{names[code]}" ({total} rows in all) in the {split} split. Raise it, add '
                     "rows of that class, or leave it out: list the others in "
-                    "config.data.classes and pass --config.data.bad_rows=drop."
+                    f"config.data.classes and pass --config.data.bad_rows=drop. {_TOGETHER}"
                 )
             findings.add(f"class absent from {split}", names[code])
 
