@@ -133,3 +133,9 @@ def test_nothing_but_the_table_is_written(tmp_path):
         prepare(config, folder)
     assert {file.name for file in folder.iterdir()} <= {"rows.arrow"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data.csv", "run"]
+
+
+def test_no_label_is_among_the_classes_given(tmp_path):
+    path = _file(tmp_path, ["pos", "neg"] * 25)
+    message = _message(tmp_path, path, classes=("Pos", "Neg"), bad_rows="drop")
+    assert message.startswith("No usable row is left (50 x unknown label)")
