@@ -262,7 +262,7 @@ def test_a_large_file_takes_no_more_memory_than_a_small_one(here, kind):
     )
     (few, low), (many, high) = (map(int, line.split()) for line in done.stdout.splitlines())
     assert (few, many) == (3_000, 24_000)
-    assert high - low < 20_000  # KiB, of a file of 67 MB
+    assert high - low < 30_000  # KiB; the file has 67,000
 
 
 @pytest.mark.real

@@ -31,7 +31,7 @@ _LABEL_TYPES = {
     "regression": pa.float64(),
 }
 _BATCH_ROWS = 4096
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 1_000_000
 # With more undecodable rows than both of these the encoding is wrong, not the rows.
 _MOST_UNDECODABLE = 10
 _MOST_UNDECODABLE_SHARE = 0.05
