@@ -1,0 +1,149 @@
+"""A run folder or an export, back as a model that takes texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.errors import UserError
+from tf_finetune.results.export import SIGNATURE, result_name
+from tf_finetune.results.export_folder import FORMAT, VERSION, digest, read_marker
+
+_MODEL = "model.keras"
+
+
+class ExportedModel:
+    """An exported model; needs TensorFlow and TensorFlow Text, not KerasHub.
+
+    Attributes:
+        path: the version folder, `.../saved_model/1`.
+        kind: `classification`, `multi_label` or `regression`.
+        class_names: what the k outputs stand for.
+
+    Args:
+        path: a version folder.
+
+    Raises:
+        UserError: if it was not written by `export`, by a newer version of it, or
+            has changed since.
+    """
+
+    def __init__(self, path: Path) -> None:
+        marker = read_marker(path)
+        if marker is None:
+            raise UserError(
+                f'"{path}" is a SavedModel that tf_finetune did not write; load it with '
+                "tf.saved_model.load."
+            )
+        if marker["format"] > FORMAT:
+            raise UserError(
+                f'"{path}" was written by a newer tf_finetune (format {marker["format"]}, here '
+                f"{FORMAT}); run `pip install --upgrade tf_finetune`."
+            )
+        if marker["digest"] != digest(path):
+            raise UserError(
+                f'"{path}" is damaged: its files are not those that were exported. Copy it again, '
+                "or export again."
+            )
+        import tensorflow as tf
+        import tensorflow_text  # noqa: F401 - registers the tokenizer's operations
+
+        self.path, self.kind = path, marker["kind"]
+        self.class_names = tuple(marker["class_names"])
+        self._inputs = marker["inputs"]
+        self._loaded = tf.saved_model.load(str(path))
+        self._serve = self._loaded.signatures[SIGNATURE]
+
+    def predict(
+        self, x: Sequence[str] | tuple[Sequence[str], Sequence[str]], batch_size: int = 64
+    ) -> np.ndarray:
+        """Probabilities, scores or values, as `TextTask.predict` gives them.
+
+        Args:
+            x: n strings; for pairs a tuple of two such lists.
+            batch_size: texts a step.
+
+        Returns:
+            A float32 array (n, k).
+
+        Raises:
+            UserError: if `x` is one string, or pairs where texts are due or the
+                other way round.
+        """
+        columns: list[list[str]] = [list(c) for c in x] if _is_pair(x) else [list(x)]  # type: ignore
+        if isinstance(x, str) or len(columns) != len(self._inputs):
+            due = "a list of strings" if len(self._inputs) == 1 else "a tuple of two lists"
+            raise UserError(f"predict() of this model takes {due}.")
+        outputs = np.empty((len(columns[0]), len(self.class_names)), "float32")
+        # Texts of one length together: a batch is padded to its longest.
+        order = np.argsort([sum(map(len, row)) for row in zip(*columns, strict=True)])
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            outputs[chosen] = self._step([[column[i] for i in chosen] for column in columns])
+        return outputs
+
+    def _step(self, columns: list[list[str]]) -> np.ndarray:
+        import tensorflow as tf
+
+        tensors = {
+            name: tf.constant(column, tf.string)
+            for name, column in zip(self._inputs, columns, strict=True)
+        }
+        return self._serve(**tensors)[result_name(self.kind)].numpy().reshape(len(columns[0]), -1)
+
+
+def load_model(workdir_or_export: str | os.PathLike) -> Any:
+    """Loads what a run left behind.
+
+    Args:
+        workdir_or_export: a run folder, its `model.keras`, or an export:
+            `WORKDIR/export`, `.../saved_model` or `.../saved_model/1`.
+
+    Returns:
+        A `TextTask` from a run folder, an `ExportedModel` from an export. Both have
+        `predict` (texts to a float32 array), `class_names` and `kind`.
+
+    Raises:
+        UserError: if neither is there, or the file is damaged.
+    """
+    path = Path(workdir_or_export)
+    for file in (path, path / _MODEL):
+        if file.is_file():
+            return _load_keras(file)
+    for inside in ("", VERSION, f"saved_model/{VERSION}", f"export/saved_model/{VERSION}"):
+        if (path / inside / "saved_model.pb").is_file():
+            return ExportedModel(path / inside)
+    found = "is not there" if not path.exists() else "has none of them"
+    if (path / "config.json").is_file():
+        found = "is a run that has not finished; give the train command again"
+    raise UserError(
+        f'No model in "{path}": looked for {_MODEL} and for saved_model/{VERSION}, the folder '
+        f"{found}."
+    )
+
+
+def _is_pair(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], str)
+
+
+def _load_keras(file: Path) -> Any:
+    import keras
+
+    # Registers the classes that the file names.
+    import tf_finetune.model.task
+
+    try:
+        model = keras.saving.load_model(file, compile=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f'"{file}" cannot be read as a Keras model: {reason}') from error
+    if not isinstance(model, tf_finetune.model.task.TextTask):
+        raise UserError(
+            f'"{file}" holds a {type(model).__name__}, not a model that tf_finetune saved; load '
+            "it with keras.saving.load_model."
+        )
+    return model

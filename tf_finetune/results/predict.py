@@ -1,0 +1,213 @@
+"""Predictions for a few texts, or for a file of any size."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.data import sources
+from tf_finetune.errors import UserError
+
+# Rows in memory at once. `predict` makes batches of similar length within them.
+_WINDOW = 4096
+_THRESHOLD = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What `predict_file` did.
+
+    Attributes:
+        rows: how many predictions were written.
+        left_out: rows that could not be read, with `config.data.bad_rows=drop`.
+        output: the file; None for stdout.
+    """
+
+    rows: int
+    left_out: int
+    output: Path | None
+
+
+def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[dict]:
+    """Predicts a few texts.
+
+    Args:
+        model: what `load_model` gives.
+        texts: strings, or (text, second text) for a model of pairs.
+
+    Returns:
+        A dict for each text: `text` (and `text_pair`), and by task `label` and
+        `probabilities` by class name, `labels` and `probabilities`, or `value`.
+    """
+    if not texts:
+        return []
+    named = [
+        {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+        for text in texts
+    ]
+    outputs = _outputs(model, [[row[name] for row in named] for name in named[0]])
+    return [start | _described(model, row) for start, row in zip(named, outputs, strict=True)]
+
+
+def format_predictions(rows: Sequence[dict]) -> str:
+    """The rows of `predict_texts` for people: `good  98.2%  a lovely film`."""
+    heads = [_head(row) for row in rows]
+    wide = max(map(len, heads), default=0)
+    return "\n".join(
+        f"{head:<{wide}}  {_one_line(row)}" for head, row in zip(heads, rows, strict=True)
+    )
+
+
+def predict_file(
+    model: Any,
+    input_path: str | os.PathLike,
+    output_path: str | os.PathLike | None,
+    config: FineTuneConfig,
+) -> Predicted:
+    """Predicts every row of a file, in order, with a bounded part of it in memory.
+
+    Each row of the output says `row` (the input's line, as an editor counts), `file`
+    if there are several, and the prediction: in JSONL as `predict_texts` has it, in
+    CSV with a column `probability_NAME` for each class.
+
+    Args:
+        model: what `load_model` gives.
+        input_path: as in `config.data.path`.
+        output_path: a `.jsonl` or `.csv` file that does not exist yet; None for JSONL
+            on stdout.
+        config: the run's; its `data` names the text columns, encoding and delimiter.
+
+    Returns:
+        How many rows were written, and where.
+
+    Raises:
+        UserError: if the input cannot be read, lacks the column or holds bad rows
+            while `config.data.bad_rows` is `error`; if the output exists, has another
+            ending or cannot be written. No output is left behind then.
+    """
+    output = None if output_path is None else Path(output_path)
+    with _scratch(output) as folder:
+        table, findings = sources.read(
+            config.data, model.kind, folder, os.fspath(input_path), labelled=False
+        )
+        findings.enforce(findings.kinds(), config.data.bad_rows, "bad_rows")
+        if output is None:
+            _write(model, table, sys.stdout, _JsonLines)
+        else:
+            unfinished = folder / "predictions"
+            with unfinished.open("w", encoding="utf-8", newline="") as file:
+                _write(model, table, file, _WRITERS[output.suffix])
+                file.flush()
+                os.fsync(file.fileno())
+            # The rows are memory-mapped from the folder that goes away.
+            os.rename(unfinished, output)
+        left_out = sum(findings.count(kind) for kind in findings.kinds())
+        return Predicted(rows=len(table), left_out=left_out, output=output)
+
+
+class _JsonLines:
+    def __init__(self, model: Any, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+class _Csv:
+    def __init__(self, model: Any, file: TextIO) -> None:
+        self._writer, self._started = csv.writer(file, lineterminator="\n"), False
+
+    def write(self, row: dict[str, Any]) -> None:
+        row = dict(row)
+        shares = row.pop("probabilities", {})
+        if "labels" in row:
+            row["labels"] = "|".join(row["labels"])
+        row |= {f"probability_{name}": share for name, share in shares.items()}
+        if not self._started:
+            self._writer.writerow(row)
+            self._started = True
+        self._writer.writerow(row.values())
+
+
+_WRITERS = {".jsonl": _JsonLines, ".csv": _Csv}
+
+
+def _write(model: Any, table: pa.Table, file: TextIO, kind: type) -> None:
+    writer = kind(model, file)
+    names = [name for name in ("text", "text_pair") if name in table.column_names]
+    several = len(pc.unique(table["file"])) > 1
+    for start in range(0, len(table), _WINDOW):
+        window = table.slice(start, _WINDOW)
+        outputs = _outputs(model, [window[name].to_pylist() for name in names])
+        files, numbers = window["file"].to_pylist(), window["row"].to_pylist()
+        for name, number, row in zip(files, numbers, outputs, strict=True):
+            place = {"file": name, "row": number} if several else {"row": number}
+            writer.write(place | _described(model, row))
+
+
+def _outputs(model: Any, columns: list[list[str]]) -> np.ndarray:
+    return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
+
+
+def _described(model: Any, row: np.ndarray) -> dict[str, Any]:
+    if model.kind == "regression":
+        return {"value": _short(row[0])}
+    shares = {name: _short(value) for name, value in zip(model.class_names, row, strict=True)}
+    if model.kind == "multi_label":
+        chosen = [name for name, value in shares.items() if value >= _THRESHOLD]
+        return {"labels": chosen, "probabilities": shares}
+    return {"label": model.class_names[int(np.argmax(row))], "probabilities": shares}
+
+
+def _short(value: np.floating) -> float:
+    """The shortest decimal number that is this float32."""
+    return float(str(np.float32(value)))
+
+
+def _head(row: dict) -> str:
+    if "value" in row:
+        return f"{row['value']:.4g}"
+    if "labels" in row:
+        return ", ".join(row["labels"]) or "(none)"
+    return f"{row['label']}  {row['probabilities'][row['label']]:.1%}"
+
+
+def _one_line(row: dict) -> str:
+    texts = (row[name] for name in ("text", "text_pair") if name in row)
+    return " | ".join(" ".join(text.split()) for text in texts)
+
+
+@contextlib.contextmanager
+def _scratch(output: Path | None) -> Iterator[Path]:
+    """A folder for unfinished things, on the disk that the output will be on."""
+    if output is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    if output.suffix not in _WRITERS:
+        raise UserError(f'--output "{output}" must end in {" or ".join(_WRITERS)}.')
+    if output.exists():
+        raise UserError(f'--output "{output}" exists; delete it or choose another name.')
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise UserError(f'--output "{output}" cannot be written: {error.strerror}.') from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
