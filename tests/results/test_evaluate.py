@@ -144,50 +144,22 @@ def test_gain_in_regression_is_the_error_saved():
     assert (found["figure"], found["value"]) == ("mae", pytest.approx(2.0))
 
 
-def test_card_holds_test_figures_beside_both_baselines(classes):
+def test_card_is_json(classes, tmp_path):
     outputs, labels = classes
-    splits = {
-        "train": np.arange(100),
-        "validation": np.arange(100, 130),
-        "test": np.arange(130, 200),
-    }
-    given = {name: outputs[splits[name]] for name in ("validation", "test")}
-    probe = {name: values[:, ::-1] for name, values in given.items()}
+    test = score("classification", outputs, labels, NAMES)
     made = card(
-        kind="classification",
-        class_names=NAMES,
-        labels=labels,
-        splits=splits,
-        outputs=given,
-        probe=probe,
+        "classification",
+        NAMES,
+        test,
+        {"majority": majority_baseline("classification", labels, labels, NAMES)},
+        seconds=np.float32(2.5),
+        export=tmp_path,
     )
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
-    assert made["rows"] == {"train": 100, "validation": 30, "test": 70}
-    test = labels[splits["test"]]
-    assert made["test"] == score("classification", given["test"], test, NAMES)
-    majority = majority_baseline("classification", labels[:100], test, NAMES)
-    assert made["baselines"]["majority"]["accuracy"] == majority["accuracy"]
-    assert "confusion" not in made["baselines"]["majority"]
-    for name, baseline in made["baselines"].items():
-        better = made["test"]["accuracy"] - baseline["accuracy"]
-        assert made["gain"][name]["value"] == pytest.approx(better)
-
-
-def test_card_of_a_regression_without_a_probe():
-    labels = np.arange(30, dtype="float32")
-    splits = {"train": np.arange(10), "validation": np.arange(10, 20), "test": np.arange(20, 30)}
-    outputs = {name: labels[splits[name], None] + 1 for name in ("validation", "test")}
-    made = card(
-        kind="regression",
-        class_names=("y",),
-        labels=labels,
-        splits=splits,
-        outputs=outputs,
-        probe={},
-    )
-    assert made["test"]["mae"] == made["validation"]["mae"] == pytest.approx(1.0)
-    assert made["baselines"].keys() == made["gain"].keys() == {"majority"}
-    assert made["baselines"]["majority"]["mae"] == pytest.approx(20.0)
+    assert json.loads(json.dumps(made)) == made
+    assert made["test"]["accuracy"] == test["accuracy"]
+    assert len(made["test"]["accuracy_interval"]) == 2
+    assert made["baselines"]["majority"]["accuracy"] < made["test"]["accuracy"]
+    assert made["seconds"] == 2.5
 
 
 def test_outputs_that_are_not_finite_are_the_sign_of_divergence(classes):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,67 +129,44 @@ def gain(
 
 
 def card(
-    *,
-    kind: str,
+    task: str,
     class_names: Sequence[str],
-    labels: np.ndarray,
-    splits: Mapping[str, np.ndarray],
-    outputs: Mapping[str, np.ndarray],
-    probe: Mapping[str, np.ndarray],
-    bootstrap: int = 1000,
-    seed: int = 0,
+    test: Mapping[str, Any],
+    baselines: Mapping[str, Mapping[str, Any]],
+    **facts: Any,
 ) -> dict[str, Any]:
-    """The run's card: `{"test": {"accuracy": ...}, "baselines": {...}, ...}`.
+    """The run's final card: `{"test": {"accuracy": ...}, "baselines": {...}, ...}`.
 
     Args:
-        kind: the task.
+        task: the task's name.
         class_names: in the order of the outputs.
-        labels: of all rows, in the form that `score` takes.
-        splits: the rows of `train`, `validation` and `test`.
-        outputs: of the model, for `validation` and `test`, as `score` takes them.
-        probe: the same of the head trained alone; empty if there was none.
-        bootstrap: as in `score`.
-        seed: as in `score`.
+        test: what `score` returned for the test split.
+        baselines: the same by baseline, as `majority` and `probe`.
+        **facts: more top-level entries, as `gain`, `validation` or `seconds`.
 
     Returns:
-        Plain values that JSON can hold: `task`, `class_names`, `rows` by split,
-        `test` and `validation` as `score` gives them (tables for `test` alone),
-        `baselines` by name (`majority`, `probe`) and, over each, the `gain`.
+        A dictionary of plain Python values that JSON can hold.
     """
-    how: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed}
-    truth = {name: labels[rows] for name, rows in splits.items()}
-    guess = _frequencies(kind, truth["train"], len(class_names))
-    others = {"majority": np.tile(guess, (len(truth["test"]), 1))}
-    if probe:
-        others["probe"] = probe["test"]
-    scores = {
-        name: score(kind, given, truth[name], class_names, **how) for name, given in outputs.items()
-    }
-    return {
-        "task": kind,
+    made = {
+        "task": task,
         "class_names": list(class_names),
-        "rows": {name: len(rows) for name, rows in splits.items()},
-        "test": scores["test"],
-        "validation": _figures(scores["validation"]),
-        "baselines": {
-            name: _figures(score(kind, given, truth["test"], class_names, **how))
-            for name, given in others.items()
-        },
-        "gain": {
-            name: gain(kind, outputs["test"], given, truth["test"], **how)
-            for name, given in others.items()
-        },
+        "test": dict(test),
+        "baselines": {name: dict(scores) for name, scores in baselines.items()},
+        **facts,
     }
+    return json.loads(json.dumps(made, default=_plain, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return os.fspath(value)
 
 
 def _frequencies(task: str, train_labels: np.ndarray, k: int) -> np.ndarray:
     if task == "classification":
         return np.bincount(train_labels, minlength=k) / len(train_labels)
     return np.atleast_1d(np.mean(train_labels, axis=0, dtype="float64"))
-
-
-def _figures(scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in scores.items() if not name.startswith(("per_", "conf"))}
 
 
 def _checked(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
