@@ -25,6 +25,8 @@ from tf_finetune.errors import UserError
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _HEAD = 65536
+# Without a buffer of its own, a whole column of a row group is read at once.
+_BUFFER = 2**20
 # An unclosed quote swallows the rest of a file; this is where we stop it.
 _MOST_FIELD = 2**26
 _MOST_UNSEEN = 1000
@@ -227,7 +229,7 @@ def _parquet(name: str, path: Path, columns: Columns) -> Iterator[Record]:
         if not file.read(1):
             raise UserError(f'"{name}" is empty (0 bytes).')
         try:
-            table = pq.ParquetFile(file, pre_buffer=False)
+            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f'"{name}" is not a Parquet file: {error}.') from None
         columns.find_in(f'"{name}"', table.schema_arrow.names)
