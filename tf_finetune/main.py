@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import platform
 import shlex
@@ -18,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -54,7 +54,7 @@ class Command:
     Attributes:
         mode: one of `MODES`.
         config: validated.
-        workdir: the run folder; None only for `plan`.
+        workdir: the run folder; `plan` has no use for it.
         input: the files to evaluate or predict; None if not given.
         output: where to write; None if not given.
         texts: the texts to predict.
@@ -63,7 +63,7 @@ class Command:
 
     mode: str
     config: FineTuneConfig
-    workdir: Path | None
+    workdir: Path
     input: str | None
     output: Path | None
     texts: list[str]
@@ -100,7 +100,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         message, status = _environment(error, command.workdir if command else None), 2
         if not message:
             traceback.print_exc()
-            message, status = f"{_OUR_FAULT}\n  {shlex.join(argv)}\n  {_versions()}", 1
+            message, status = f"{_OUR_FAULT}\n  {_line(argv)}\n  {_versions()}", 1
     print(f"tf-finetune: {message}", file=sys.stderr)
     return status
 
@@ -153,37 +153,41 @@ def parse(argv: Sequence[str]) -> Command | None:
     if values.help:
         return None
     one_of("--mode", values.mode, MODES)
-    workdir = Path(values.workdir) if values.workdir else None
-    if values.mode != "plan":
-        _needed(workdir)
-    config, texts = _config(values, rest, workdir)
+    for name in ("config", "workdir", "input", "output"):
+        value = values[name].value
+        if value is not None and (not value or value.startswith("--")):
+            raise UserError(f"--{name} has no value.")
+    config, texts = _config(values, rest)
     texts = [*values.text, *texts]
     _check_use(values, texts)
     return Command(
         mode=values.mode,
         config=config,
-        workdir=workdir,
+        workdir=Path(values.workdir or ""),
         input=values.input,
         output=Path(values.output) if values.output else None,
         texts=texts,
-        line=shlex.join([Path(argv[0]).name, *argv[1:]]),
+        line=_line(argv),
     )
 
 
-def _config(
-    values: flags.FlagValues, rest: list[str], workdir: Path | None
-) -> tuple[FineTuneConfig, list[str]]:
+def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, list[str]]:
     """The configuration, and the arguments that are no flags."""
-    on_a_run = workdir if values.mode in _ON_A_RUN else None
+    run = Path(values.workdir) if values.workdir and values.mode in _ON_A_RUN else None
     if values.config:
         config = load_recipe(values.config)
     else:
-        config = read_config(on_a_run) if on_a_run else FineTuneConfig()
+        config = read_config(run) if run else FineTuneConfig()
     config, texts = override(config, rest, known=tuple(values))
+    if not values.workdir and values.mode != "plan":
+        raise UserError("--workdir is missing; it names the run's folder.")
     config.validate()
-    if on_a_run:
-        check_same_config(on_a_run, config)
-    elif not (config.data.path or config.data.tfds):
+    if run:
+        check_same_config(run, config)
+    elif config.data.path:
+        # TensorFlow takes seconds to start; a missing file is said before.
+        expand(config.data.path, "config.data.path")
+    elif not config.data.tfds:
         raise UserError("there is no data: give --config=RECIPE.py or --config.data.path=FILE.")
     return config, texts
 
@@ -204,17 +208,14 @@ def _check_use(values: flags.FlagValues, texts: list[str]) -> None:
 
 
 def _train(command: Command) -> None:
-    _check_data(command.config)
-    workdir = _needed(command.workdir)
-    prepare_workdir(workdir, command.config)
+    prepare_workdir(command.workdir, command.config)
     _start_tensorflow()
     from tf_finetune.train import fine_tune
 
-    fine_tune(command.config, workdir, command=command.line)
+    fine_tune(command.config, command.workdir, command=command.line)
 
 
 def _plan(command: Command) -> None:
-    _check_data(command.config)
     _start_tensorflow()
     from tf_finetune.plan import plan
 
@@ -223,29 +224,36 @@ def _plan(command: Command) -> None:
 
 def _evaluate(command: Command) -> None:
     _start_tensorflow()
-    from tf_finetune.results.rerun import evaluate_run
+    from tf_finetune.rerun import evaluate_run
 
-    print(evaluate_run(_needed(command.workdir), command.input))
+    print(evaluate_run(command.workdir, command.input))
 
 
 def _export(command: Command) -> None:
     _start_tensorflow()
-    from tf_finetune.results.rerun import export_run
+    from tf_finetune.rerun import export_run
 
-    print(export_run(_needed(command.workdir), command.output))
+    print(export_run(command.workdir, command.output))
 
 
 def _predict(command: Command) -> None:
+    texts: Any = command.texts
+    if command.config.data.text_pair:
+        if len(texts) % 2:
+            raise UserError("the run is on pairs of texts; give two texts for each prediction.")
+        texts = list(zip(texts[::2], texts[1::2], strict=True))
     _start_tensorflow()
     from tf_finetune.results.load import load_model
-    from tf_finetune.results.predict import predict_file, predict_texts
+    from tf_finetune.results.predict import format_predictions, predict_file, predict_texts
 
-    model = load_model(_needed(command.workdir))
-    if command.input:
-        predict_file(model, command.input, command.output, command.config)
-    else:
-        for row in predict_texts(model, command.texts):
-            print(json.dumps(row, ensure_ascii=False))
+    model = load_model(command.workdir)
+    if command.input is None:
+        print(format_predictions(predict_texts(model, texts)))
+        return
+    done = predict_file(model, command.input, command.output, command.config)
+    if done.output:
+        left_out = f", {done.left_out:,} rows left out" if done.left_out else ""
+        print(f"{done.rows:,} predictions written to {done.output}{left_out}")
 
 
 _RUN: dict[str, Callable[[Command], None]] = {
@@ -263,20 +271,12 @@ def _start_tensorflow() -> None:
     quiet.import_tensorflow()
 
 
+def _line(argv: Sequence[str]) -> str:
+    return shlex.join(["tf-finetune", *argv[1:]])
+
+
 def _versions() -> str:
     return f"tf_finetune {__version__}, Python {platform.python_version()}, {platform.platform()}"
-
-
-def _needed(workdir: Path | None) -> Path:
-    if workdir is None:
-        raise UserError("--workdir is missing; it names the run's folder.")
-    return workdir
-
-
-def _check_data(config: FineTuneConfig) -> None:
-    """Says before TensorFlow's start, which takes seconds, that a file is not there."""
-    if config.data.path:
-        expand(config.data.path, "config.data.path")
 
 
 def _environment(error: Exception, workdir: Path | None) -> str:

@@ -48,8 +48,9 @@ def override(
         )
         _, *rest = values(["", *arguments])
     except flags.UnrecognizedFlagError as error:
-        hint = nearest(error.flagname, [*known, "config"])
-        raise UserError(f"there is no flag --{error.flagname}.{hint} See --help.") from None
+        name = f"--{error.flagname}"
+        hint = nearest(name, [f"--{other}" for other in known])
+        raise UserError(f"there is no flag {name}.{hint} See --help.") from None
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(str(error), kinds)) from None
     except (flags.Error, ValueError) as error:
@@ -119,7 +120,7 @@ def _check_key(
 def _suggestion(key: str, kinds: dict[str, Any]) -> str:
     last = key.rpartition(".")[2]
     same = [name for name in kinds if name.rpartition(".")[2] == last]
-    return nearest(key, same) or nearest(key, kinds)
+    return (nearest(key, same) or nearest(key, kinds)).replace('"', '"config.', 1)
 
 
 def _wrong_type(message: str, kinds: dict[str, Any]) -> str:

@@ -36,10 +36,9 @@ def load_recipe(path: str | Path) -> FineTuneConfig:
     except Exception as error:
         raise UserError(_what_failed(file, error)) from error
     if not callable(get_config):
-        functions = [name for name in names if callable(names[name])]
         raise UserError(
-            f'"{file}" defines no function get_config(), which returns the configuration; '
-            f"see configs/default.py.{nearest('get_config', functions)}"
+            f'"{file}" defines no function get_config() that returns a FineTuneConfig; '
+            "configs/default.py is an example."
         )
     if not isinstance(config, FineTuneConfig):
         hint = "; is its `return` missing?" if config is None else "."
@@ -73,7 +72,7 @@ def _what_failed(file: Path, error: Exception) -> str:
         message = str(error)
         line = next((f.lineno for f in reversed(frames) if f.filename == str(file)), None)
     where = f'"{file}", line {line}' if line else f'"{file}"'
-    return f"{where}: {type(error).__name__}: {message}{_misspelt(error)}"
+    return f"{where}: {type(error).__name__}: {message}.{_misspelt(error)}"
 
 
 def _misspelt(error: Exception) -> str:

@@ -1,0 +1,203 @@
+"""The configuration: every default is valid, every wrong value is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tf_finetune.config import (
+    DataConfig,
+    FineTuneConfig,
+    FitConfig,
+    ModelConfig,
+    Phase,
+    ResultsConfig,
+    differences,
+)
+from tf_finetune.errors import UserError
+from tf_finetune.overrides import describe_settings
+from tf_finetune.recipe import load_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def changed(key: str, value: Any) -> FineTuneConfig:
+    config = FineTuneConfig()
+    *sections, name = key.split(".")
+    holder: Any = config
+    for section in sections:
+        holder = getattr(holder, section)
+    setattr(holder, name, value)
+    return config
+
+
+def test_defaults_are_valid() -> None:
+    FineTuneConfig().validate()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.leaks", "dorp", 'config.data.leaks is "dorp"; allowed: error, drop, warn. Did you'),
+        ("data.bad_rows", "", 'config.data.bad_rows is ""; allowed'),
+        ("data.where", "source", 'config.data.where is "source"; write COLUMN=VALUE'),
+        ("data.delimiter", "||", "config.data.delimiter .* one character"),
+        ("data.encoding", "utf9", 'config.data.encoding is "utf9"'),
+        ("data.text", "", "config.data.text is empty"),
+        ("data.label", "text", 'config.data.text and config.data.label are both "text"'),
+        ("data.text_pair", "label", 'config.data.label and config.data.text_pair are both "label"'),
+        ("data.classes", "neg,pos", "config.data.classes is 'neg,pos'; .* list of strings"),
+        ("data.classes", (0, 1), r"config.data.classes is \(0, 1\); .* list of strings"),
+        ("data.classes", ("a", "b", "a"), "config.data.classes names a class twice: a, b, a"),
+        ("data.classes", ("a",), 'config.data.classes is "a" alone'),
+        ("data.limit", -1, "config.data.limit is -1; it must be at least 0"),
+        ("data.limit", True, "config.data.limit is True; it must be a whole number"),
+        ("data.limit", 10.0, "config.data.limit is 10.0; it must be a whole number"),
+        ("data.seed", -1, "config.data.seed is -1"),
+        ("data.min_per_class", 0, "config.data.min_per_class is 0; it must be at least 1"),
+        ("data.near_duplicates", 1.0, "config.data.near_duplicates is 1.0; .* below 1"),
+        ("data.test", 1.5, "config.data.test is 1.5; it must be .* below 1"),
+        ("data.validation", "-0.1", "config.data.validation is -0.1; it must be"),
+        ("data.validation", "nan", "config.data.validation is nan; it must be"),
+        ("data.validation", "0.95", r"take 1.05 of the rows together"),
+        ("data.text", None, "config.data.text is None; it must be a string"),
+        ("data", {"path": "x"}, "config.data is {'path': 'x'}; it must be a DataConfig"),
+        ("model.task", "clasification", 'Did you mean "classification"?'),
+        ("model.pooling", "cls", 'config.model.pooling is "cls"; allowed: first, mean, max'),
+        ("model.preset", "", "config.model.preset is empty"),
+        ("model.dropout", 1.0, "config.model.dropout is 1.0"),
+        ("model.dropout", float("nan"), "config.model.dropout is nan"),
+        ("model.sequence_length", -1, "config.model.sequence_length is -1"),
+        ("fit.epochs", 0, "config.fit.epochs is 0; it must be at least 1"),
+        ("fit.epochs", 2.5, "config.fit.epochs is 2.5; it must be a whole number"),
+        ("fit.learning_rate", 0.0, "config.fit.learning_rate is 0.0; .* above 0"),
+        ("fit.learning_rate", "fast", "config.fit.learning_rate is 'fast'; it must be a number"),
+        ("fit.probe_learning_rate", float("inf"), "config.fit.probe_learning_rate is inf"),
+        ("fit.train", "last:0", 'config.fit.train is "last:0"; allowed: head, all, last:K'),
+        ("fit.train", "last", 'config.fit.train is "last"'),
+        ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
+        ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
+        ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
+        ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
+        ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
+        ("phases", "ful", 'config.phases is "ful"; .* Did you mean "full"?'),
+        ("phases", (), r"config.phases is \(\); give a recipe's name or a list of Phase"),
+        ("phases", 3, "config.phases is 3"),
+        ("phases", [{"epochs": 1}], r"config.phases\[0\] is {'epochs': 1}; it must be a Phase"),
+        ("phases", [Phase(), Phase(epochs=0)], r"config.phases\[1\].epochs is 0"),
+        ("phases", [Phase(learning_rate=-1.0)], r"config.phases\[0\].learning_rate is -1.0"),
+        ("phases", [Phase(train="tail")], r'config.phases\[0\].train is "tail"'),
+        ("phases", [Phase(warmup=2.0)], r"config.phases\[0\].warmup is 2.0"),
+    ],
+)
+def test_wrong_value_is_named(key: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        changed(key, value).validate()
+
+
+def test_settings_that_exclude_each_other() -> None:
+    both = changed("data.path", "a.csv")
+    both.data.tfds = "imdb_reviews"
+    with pytest.raises(UserError, match=r"config.data.path and config.data.tfds are both set"):
+        both.validate()
+    smooth = changed("model.task", "regression")
+    smooth.fit.label_smoothing = 0.1
+    with pytest.raises(UserError, match=r"label_smoothing has no meaning for regression"):
+        smooth.validate()
+    classes = changed("model.task", "regression")
+    classes.data.classes = ("a", "b")
+    with pytest.raises(UserError, match=r"config.data.classes has no meaning for regression"):
+        classes.validate()
+    labels = changed("model.task", "multi_label")
+    labels.data.label_separator = ""
+    with pytest.raises(UserError, match=r"config.data.label_separator is empty"):
+        labels.validate()
+
+
+def test_validate_converts_what_cannot_be_mistaken() -> None:
+    config = FineTuneConfig()
+    config.data.path = Path("reviews.csv")  # type: ignore[assignment]
+    config.data.classes = ["neg", "pos"]  # type: ignore[assignment]
+    config.data.test = 0.2  # type: ignore[assignment]
+    config.fit.clip = 2
+    config.validate()
+    assert config.data.path == "reviews.csv"
+    assert config.data.classes == ("neg", "pos")
+    assert config.data.test == "0.2"
+    assert isinstance(config.fit.clip, float)
+
+
+def test_a_numpy_number_is_refused_before_it_reaches_json() -> None:
+    with pytest.raises(UserError, match=r"config.fit.epochs .* whole number"):
+        changed("fit.epochs", np.int64(3)).validate()
+
+
+def test_a_misspelt_setting_cannot_be_assigned() -> None:
+    with pytest.raises(AttributeError, match="learning_rat"):
+        FineTuneConfig().fit.learning_rat = 1.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "phases", ["full", (Phase(train="head", epochs=3), Phase(train="last:2", learning_rate=1e-5))]
+)
+def test_json_round_trip(phases: Any) -> None:
+    config = FineTuneConfig(phases=phases)
+    config.data.classes = ("schlecht", "très bien")
+    config.fit.learning_rate = 1 / 3
+    again = FineTuneConfig.from_json(config.to_json())
+    assert again == config
+    again.validate()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"fit": {"epoch": 3}}', 'config.fit has no "epoch". Did you mean "epochs"?'),
+        ('{"fti": {}}', 'config has no "fti". Did you mean "fit"?'),
+        ('{"phases": [{"epocs": 3}]}', 'config.phases has no "epocs". Did you mean "epochs"?'),
+        ('{"data": 3}', "config.data is 3; it must be a JSON object"),
+        ("[]", r"config is \[\]; it must be a JSON object"),
+        ('{"fit": ', "the configuration is not JSON: .* line 1"),
+    ],
+)
+def test_json_that_does_not_fit(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FineTuneConfig.from_json(text)
+
+
+def test_differences_name_each_setting() -> None:
+    old, new = FineTuneConfig(), FineTuneConfig(phases=(Phase(epochs=3),))
+    new.fit.epochs = 5
+    new.data.classes = ("a", "b")
+    lines = differences(old, new)
+    assert "fit.epochs: 2 -> 5" in lines
+    assert "data.classes: [] -> ['a', 'b']" in lines
+    assert any(line.startswith("phases: 'probe_then_tune' -> [{") for line in lines)
+    assert len(lines) == 3
+    assert differences(old, FineTuneConfig()) == []
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_recipes_are_valid_and_documented(file: Path) -> None:
+    config = load_recipe(file)
+    config.validate()
+    assert FineTuneConfig.from_json(config.to_json()) == config
+    assert f"python -m tf_finetune.main --config=configs/{file.name} --workdir=" in file.read_text()
+
+
+def test_all_recipes_are_there() -> None:
+    assert {"default", "imdb", "reviews", "smoke"} <= {file.stem for file in RECIPES}
+    assert load_recipe(RECIPES[0].with_name("default.py")) == FineTuneConfig()
+
+
+@pytest.mark.parametrize("kind", [DataConfig, ModelConfig, FitConfig, ResultsConfig])
+def test_every_setting_is_explained_in_the_help(kind: type) -> None:
+    section = kind.__name__.removesuffix("Config").lower()
+    text = describe_settings()
+    for field in dataclasses.fields(kind):
+        entry = text.partition(f"--config.{section}.{field.name}=")[2].split("--config.")[0]
+        assert len(entry.split()) >= 3, field.name
