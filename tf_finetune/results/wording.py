@@ -1,0 +1,55 @@
+"""Figures and tables as words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "subset_accuracy": "all labels right",
+    "log_loss": "log loss",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R²",
+}
+SHARES = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy")
+
+
+def value_of(scores: Mapping[str, Any], name: str) -> str:
+    """`86.1%`, `0.3912`, or `undefined`."""
+    value = scores.get(name)
+    if value is None:
+        return "undefined"
+    return f"{value:.1%}" if name in SHARES else f"{value:.4g}"
+
+
+def interval_of(scores: Mapping[str, Any], name: str) -> str:
+    """`83.7% to 88.3%`."""
+    bounds = scores.get(f"{name}_interval") or [None, None]
+    return " to ".join(value_of({name: bound}, name) for bound in bounds)
+
+
+def with_interval(scores: Mapping[str, Any], name: str) -> str:
+    """`86.1% (83.7% to 88.3%)`; the figure alone where it has no interval."""
+    text = value_of(scores, name)
+    return f"{text} ({interval_of(scores, name)})" if f"{name}_interval" in scores else text
+
+
+def short(value: Any) -> str:
+    """Four digits of a number; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    cells = [[cell(value) for value in row] for row in [list(head), *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+
+
+def cell(value: Any) -> str:
+    """A text that cannot break a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
