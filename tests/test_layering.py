@@ -26,9 +26,11 @@ ROOMS = (
     "data",
     "model",
     "fit",
+    "assemble",
     "results",
     "train",
     "plan",
+    "rerun",
     "__init__",  # offers names of all rooms
     "main",
 )

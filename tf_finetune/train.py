@@ -11,26 +11,27 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
-import pyarrow as pa
 
 from tf_finetune import workdir as folder
-from tf_finetune.config import FineTuneConfig, ModelConfig, Phase
-from tf_finetune.data.prepare import Prepared, prepare
-from tf_finetune.data.text import TokenStore, choose_length, tokenize
-from tf_finetune.errors import UserError
+from tf_finetune.assemble import Setup, set_up
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data.pipeline import Store
 from tf_finetune.fit import precision
 from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.loop import FitData, OptimizerState, PhaseResult, fit_phase
 from tf_finetune.fit.phases import phases_of
-from tf_finetune.model import backbones, heads
+from tf_finetune.model import heads
 from tf_finetune.model.freezing import layer_groups, set_trainable
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.load import load_model
+
+# What a model gives for the rows of a split, by the split's name.
+Scores = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -48,16 +49,6 @@ class FitResult:
     history: list[dict[str, Any]]
     model: Any
     workdir: Path
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Setup:
-    """Data and model of a run, ready to train."""
-
-    prepared: Prepared
-    task: TextTask
-    tokens: TokenStore
-    precision: str
 
 
 def fine_tune(
@@ -101,11 +92,11 @@ def fine_tune(
 
     # 3. Freeze and 4. fit, phase by phase.
     ready = time.perf_counter()
-    probe: dict[str, np.ndarray] = {}
+    probe: Scores = {}
     results: list[PhaseResult] = []
     state: OptimizerState = {}
     phases = phases_of(config)
-    with precision.computing_in(setup.precision, task.encoder):
+    with precision.computing_in(setup.precision, task.backbone):
         if config.results.probe_baseline and phases[0].train != "head":
             probe = _probe_baseline(setup, config, run, say)
         for number, phase in enumerate(phases, 1):
@@ -114,26 +105,13 @@ def fine_tune(
             probe = probe or scores
     trained = time.perf_counter()
 
-    # 5. Evaluate what will be shipped: float32, the test split once.
-    rows = {name: prepared.splits[name] for name in ("validation", "test")}
-    scores = {
-        name: outputs_of(task.scorer, setup.tokens, chosen, batch_size=config.fit.eval_batch)
-        for name, chosen in rows.items()
-    }
-    card = evaluate.card(
-        kind=config.model.task,
-        class_names=prepared.class_names,
-        labels=prepared.labels,
-        splits=prepared.splits,
-        outputs=scores,
-        probe=probe,
-        bootstrap=config.results.bootstrap,
-        seed=config.data.seed,
-    )
+    # 5. Evaluate what will be shipped, in float32; the test split once.
+    card = _evaluate(setup, config, probe)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
     _save_model(task, run / folder.MODEL)
-    exported = _export(task, setup, config, run) if config.results.export else None
+    parity = setup.texts(prepared.splits["test"][:64])
+    exported = export.export(task, run / "export", parity) if config.results.export else None
     ended = time.perf_counter()
     card |= {
         "phases": [dataclasses.asdict(result) for result in results],
@@ -146,7 +124,7 @@ def fine_tune(
         "train_seconds": round(trained - ready, 2),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "precision": setup.precision,
-        "sequence_length": task.preprocessor.sequence_length,
+        "sequence_length": setup.sequence_length,
         "export": dataclasses.asdict(exported) if exported else None,
         "versions": versions(),
         "command": command,
@@ -161,6 +139,35 @@ def fine_tune(
     )
 
 
+def _evaluate(setup: Setup, config: FineTuneConfig, probe: Scores) -> dict[str, Any]:
+    """The card: the model, the probe alone and the majority on the same test rows."""
+    task, prepared = setup.task, setup.prepared
+    labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
+    outputs = {
+        name: outputs_of(
+            task.scorer, setup.tokens, prepared.splits[name], batch_size=config.fit.eval_batch
+        )
+        for name in ("validation", "test")
+    }
+    how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
+    kind, names = task.kind, task.class_names
+    baselines = {
+        "majority": evaluate.majority_baseline(kind, labels["train"], labels["test"], names, **how)
+    }
+    facts: dict[str, Any] = {
+        "validation": evaluate.score(
+            kind, outputs["validation"], labels["validation"], names, **how
+        )
+    }
+    if probe:
+        baselines["probe"] = evaluate.score(kind, probe["test"], labels["test"], names, **how)
+        facts["gain_over_probe"] = evaluate.gain(
+            kind, outputs["test"], probe["test"], labels["test"], **how
+        )
+    test = evaluate.score(kind, outputs["test"], labels["test"], names, **how)
+    return evaluate.card(kind, names, test, baselines, **facts)
+
+
 def load_result(workdir: Path) -> FitResult:
     """The result of a finished run, from its folder."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -172,62 +179,6 @@ def load_result(workdir: Path) -> FitResult:
     )
 
 
-def set_up(
-    config: FineTuneConfig, cache: Path, data: Any = None, *, say: Callable[[str], None] = print
-) -> Setup:
-    """Prepares data and model; trains nothing.
-
-    Args:
-        config: of the run, validated.
-        cache: a folder for the rows and their tokens.
-        data: as in `fine_tune`.
-        say: where lines for people go.
-
-    Raises:
-        UserError: for a mistake in data, preset or sequence length.
-    """
-    keras.utils.set_random_seed(config.fit.seed)
-    loaded = backbones.load(config.model.preset)
-    _check_length(config.model, loaded.max_length)
-    cache.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(config, cache, data)
-    counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
-    say(f"data: {counts}; {len(prepared.class_names)} classes"
-        if config.model.task != "regression" else f"data: {counts}")
-    preprocessor = loaded.preprocessor
-    preprocessor.sequence_length = config.model.sequence_length or choose_length(
-        preprocessor, prepared.table, prepared.splits["train"], loaded.max_length
-    )
-    tokens = tokenize(preprocessor, prepared.table, cache, prepared.digest)
-    targets = prepared.labels[prepared.splits["train"]]
-    regression = config.model.task == "regression"
-    task = TextTask(
-        loaded.backbone,
-        preprocessor,
-        kind=config.model.task,
-        class_names=prepared.class_names,
-        pooling=config.model.pooling,
-        dropout=config.model.dropout,
-        exact_gelu=loaded.exact_gelu,
-        target_mean=float(targets.mean()) if regression else 0.0,
-        target_std=float(targets.std()) if regression else 1.0,
-    )
-    chosen = precision.resolve(config.fit.precision)
-    say(
-        f"model: {config.model.preset}, {config.model.pooling} pooling, "
-        f"{preprocessor.sequence_length} tokens at most, {chosen}"
-    )
-    return Setup(prepared=prepared, task=task, tokens=tokens, precision=chosen)
-
-
-def _check_length(model: ModelConfig, most: int) -> None:
-    if model.sequence_length > most:
-        raise UserError(
-            f"config.model.sequence_length is {model.sequence_length}; "
-            f"{model.preset} takes at most {most} tokens."
-        )
-
-
 def _run_phase(
     setup: Setup,
     config: FineTuneConfig,
@@ -236,11 +187,11 @@ def _run_phase(
     run: Path,
     state: OptimizerState,
     say: Callable[[str], None],
-) -> tuple[PhaseResult, dict[str, np.ndarray]]:
+) -> tuple[PhaseResult, Scores]:
     """Runs a phase; where it trains the head alone, also says how good that is."""
     task, splits = setup.task, setup.prepared.splits
     set_trainable(layer_groups(task.network, task.backbone), phase.train)
-    network, store = task.network, setup.tokens
+    network, store = task.network, cast(Store, setup.tokens)
     if phase.train == "head" and config.fit.cache:
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
@@ -273,7 +224,7 @@ def _run_phase(
 
 def _probe_baseline(
     setup: Setup, config: FineTuneConfig, run: Path, say: Callable[[str], None]
-) -> dict[str, np.ndarray]:
+) -> Scores:
     """Scores of the head trained alone; the task is left as it was."""
     untrained = setup.task.head.get_weights()
     probe = phases_of(dataclasses.replace(config, phases="probe"))[0]
@@ -287,15 +238,6 @@ def _save_model(task: TextTask, file: Path) -> None:
     temporary = file.with_name(f"writing-{file.name}")
     task.save(temporary)
     os.replace(temporary, file)
-
-
-def _export(
-    task: TextTask, setup: Setup, config: FineTuneConfig, run: Path
-) -> export.ExportInfo:
-    rows = setup.prepared.splits["test"][:64]
-    names = [name for name in ("text", "text_pair") if name in setup.prepared.table.column_names]
-    chosen = setup.prepared.table.select(names).take(pa.array(rows))
-    return export.export(task, run / "export", [chosen[name].to_pylist() for name in names])
 
 
 def versions() -> dict[str, str]:

@@ -22,9 +22,7 @@ class Store(Protocol):
         """The model's input for these rows."""
 
 
-def plan_epoch(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int
-) -> list[np.ndarray]:
+def plan_epoch(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: a pure function of its arguments.
 
     Args:
@@ -92,15 +90,12 @@ def evaluation_order(store: Store, rows: np.ndarray) -> np.ndarray:
 
 
 def _dataset(store: Store, labels: np.ndarray, chunks: Any) -> tf.data.Dataset:
-    example = (store.batch(np.array([0])), labels[:1])
-    signature = tf.nest.map_structure(
-        lambda array: tf.TensorSpec(
-            # Token axes vary in length; a feature's width does not.
-            [None, None] if array.dtype == np.int32 and array.ndim == 2 else [None, *array.shape[1:]],
-            array.dtype,
-        ),
-        example,
-    )
+    def spec(array: np.ndarray) -> tf.TensorSpec:
+        # Token axes vary in length; a feature's width does not.
+        tokens = array.dtype == np.int32 and array.ndim == 2
+        return tf.TensorSpec([None, None] if tokens else [None, *array.shape[1:]], array.dtype)
+
+    signature = tf.nest.map_structure(spec, (store.batch(np.array([0])), labels[:1]))
     return tf.data.Dataset.from_generator(
         lambda: ((store.batch(rows), labels[rows]) for rows in chunks()),
         output_signature=signature,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ def encode(preprocessor: Any, *columns: Sequence[str]) -> list[dict[str, np.ndar
     rows: list[dict[str, np.ndarray]] = []
     for start in range(0, len(columns[0]), _CHUNK):
         arrays = [np.array(column[start : start + _CHUNK], dtype=object) for column in columns]
-        x = preprocessor(tuple(arrays) if len(arrays) > 1 else arrays[0])
+        # Without `y` KerasHub would take the second text of a pair for labels.
+        x = preprocessor(tuple(arrays) if len(arrays) > 1 else arrays[0], y=None)
         ids = {key: np.asarray(value, "int32") for key, value in x.items() if key != _MASK}
         lengths = np.asarray(x[_MASK]).sum(axis=1)
         rows += [
@@ -76,8 +77,8 @@ def choose_length(preprocessor: Any, table: pa.Table, rows: np.ndarray, most: in
     """
     preprocessor.sequence_length = most
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2000)).astype("int64")]
-    lengths = [row["token_ids"].size for row in encode(preprocessor, *_texts(table, sample))]
-    wanted = int(np.percentile(lengths, 99, method="higher"))
+    lengths = [row["token_ids"].size for row in encode(preprocessor, *texts_of(table, sample))]
+    wanted = int(np.percentile(lengths, 99, method="inverted_cdf"))
     return min(-(-wanted // _STEP) * _STEP, most)
 
 
@@ -92,7 +93,7 @@ class TokenStore:
     preprocessor: Any
     lengths: np.ndarray
     _offsets: np.ndarray
-    _columns: dict[str, np.ndarray]
+    _columns: Mapping[str, np.ndarray]
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The padded int32 arrays (len(rows), length) of some rows."""
@@ -121,9 +122,7 @@ def tokenize(preprocessor: Any, table: pa.Table, folder: Path, digest: str) -> T
     if not cached.exists():
         _write(preprocessor, table, cached)
     offsets = np.load(cached / "offsets.npy")
-    columns = {
-        file.stem: np.memmap(file, dtype="int32", mode="r") for file in cached.glob("*.bin")
-    }
+    columns = {file.stem: np.memmap(file, dtype="int32", mode="r") for file in cached.glob("*.bin")}
     return TokenStore(
         preprocessor=preprocessor, lengths=np.diff(offsets), _offsets=offsets, _columns=columns
     )
@@ -137,7 +136,7 @@ def _write(preprocessor: Any, table: pa.Table, cached: Path) -> None:
     files: dict[str, Any] = {}
     try:
         for chunk in _chunks(len(table)):
-            for row in encode(preprocessor, *_texts(table, chunk)):
+            for row in encode(preprocessor, *texts_of(table, chunk)):
                 lengths.append(row["token_ids"].size)
                 for key, values in row.items():
                     if key not in files:
@@ -155,7 +154,8 @@ def _chunks(count: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + _CHUNK, count))
 
 
-def _texts(table: pa.Table, rows: np.ndarray) -> list[list[str]]:
+def texts_of(table: pa.Table, rows: np.ndarray) -> list[list[str]]:
+    """The text columns, one or two, of some rows of a table."""
     names = [name for name in ("text", "text_pair") if name in table.column_names]
     chosen = table.select(names).take(pa.array(rows))
     return [chosen[name].to_pylist() for name in names]

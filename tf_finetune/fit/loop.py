@@ -68,7 +68,7 @@ def make_optimizer(phase: Phase, fit: FitConfig, steps_per_epoch: int) -> Layerw
     total = steps_per_epoch * phase.epochs
     return LayerwiseAdamW(
         WarmupLinear(phase.learning_rate, int(phase.warmup * total), total),
-        weight_decay=fit.weight_decay or None,
+        weight_decay=fit.weight_decay,
         global_clipnorm=fit.clip or None,
     )
 
@@ -152,6 +152,7 @@ def fit_phase(
             data.store, data.labels, data.validation, batch_size=fit.eval_batch
         ),
         callbacks=callbacks,
+        shuffle=False,  # the dataset has its own order
         verbose=0,
     )
     audit = snapshot.check()

@@ -75,9 +75,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def state(self) -> dict[str, tuple[int, np.ndarray, np.ndarray]]:
         """Updates so far, momentum and velocity of each variable, by its path."""
-        ages = np.asarray(self._ages) + int(self.iterations.numpy())
+        ages = self._ages.numpy() + int(self.iterations.numpy())
         return {
-            v.path: (int(age), np.asarray(m), np.asarray(s))
+            v.path: (int(age), m.numpy(), s.numpy())
             for v, age, m, s in zip(
                 self._trainable_variables, ages, self._momentums, self._velocities, strict=True
             )
@@ -85,7 +85,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def load_state(self, state: dict[str, tuple[int, np.ndarray, np.ndarray]]) -> None:
         """Takes over what `state` gave for the variables that this one has too."""
-        ages = np.asarray(self._ages).copy()
+        ages = self._ages.numpy().copy()
         for i, variable in enumerate(self._trainable_variables):
             if variable.path in state:
                 ages[i], momentum, velocity = state[variable.path]

@@ -17,7 +17,9 @@ def resolve(precision: str) -> str:
     """`float32`, `bfloat16` or `float16` for any allowed `config.fit.precision`."""
     if precision != "auto":
         return precision
-    return "bfloat16" if tf.config.list_physical_devices("GPU") or _cpu_has_bfloat16() else "float32"
+    return (
+        "bfloat16" if tf.config.list_physical_devices("GPU") or _cpu_has_bfloat16() else "float32"
+    )
 
 
 def _cpu_has_bfloat16() -> bool:

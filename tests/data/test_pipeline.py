@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from tf_finetune.data.pipeline import (
+    evaluation_dataset,
+    evaluation_order,
+    plan_epoch,
+    training_dataset,
+)
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, size=333)
+
+
+class Numbers:
+    """A store whose inputs are the row numbers themselves."""
+
+    lengths = LENGTHS
+
+    def batch(self, rows):
+        return {"row": rows.astype("float32")}
+
+
+def test_plan_holds_every_example_once():
+    batches = plan_epoch(LENGTHS, 8, seed=1, epoch=0)
+    assert sorted(np.concatenate(batches)) == list(range(333))
+    assert sorted(map(len, batches))[1:] == [8] * 41
+
+
+def test_plan_is_a_pure_function_of_seed_and_epoch():
+    def plan(seed, epoch):
+        return np.concatenate(plan_epoch(LENGTHS, 8, seed, epoch)).tolist()
+
+    assert plan(1, 2) == plan(1, 2)
+    assert len({tuple(plan(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_batches_hold_examples_of_similar_length():
+    padded = sum(len(b) * LENGTHS[b].max() for b in plan_epoch(LENGTHS, 8, 0, 0))
+    order = np.random.default_rng(0).permutation(333)
+    random = sum(len(b) * LENGTHS[b].max() for b in np.array_split(order, 42))
+    assert padded < 1.1 * LENGTHS.sum() < 0.75 * random
+
+
+def test_training_goes_on_epoch_after_epoch_each_in_its_own_order():
+    rows = np.arange(10, 30)
+    dataset = training_dataset(Numbers(), np.arange(333), rows, batch_size=6, seed=0)
+    batches = [(x["row"].numpy(), y.numpy()) for x, y in dataset.take(8)]
+    epochs = [np.concatenate([x for x, _ in batches[i : i + 4]]) for i in (0, 4)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == rows.tolist()
+    assert epochs[0].tolist() != epochs[1].tolist()
+    assert all(np.array_equal(x, y) for x, y in batches)
+    later = training_dataset(Numbers(), np.arange(333), rows, batch_size=6, seed=0, first_epoch=1)
+    assert np.array_equal(next(iter(later))[0]["row"], batches[4][0])
+
+
+@pytest.mark.parametrize("batch_size", [7, 400])
+def test_evaluation_sees_each_row_once_in_the_order_it_says(batch_size):
+    rows = np.arange(5, 105)
+    dataset = evaluation_dataset(Numbers(), np.arange(333), rows, batch_size=batch_size)
+    seen = np.concatenate([y.numpy() for _, y in dataset])
+    assert np.array_equal(seen, rows[evaluation_order(Numbers(), rows)])
+    assert dataset.cardinality() == -(-100 // batch_size)

@@ -1,0 +1,95 @@
+"""Data and model of a run, put together; nothing is trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_finetune.config import FineTuneConfig, ModelConfig
+from tf_finetune.data.prepare import Prepared, prepare
+from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
+from tf_finetune.errors import UserError
+from tf_finetune.fit import precision
+from tf_finetune.model import backbones
+from tf_finetune.model.task import TextTask
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Setup:
+    """Data and model of a run, ready to train."""
+
+    prepared: Prepared
+    task: TextTask
+    tokens: TokenStore
+    precision: str
+    sequence_length: int
+
+    def texts(self, rows: np.ndarray) -> list[list[str]]:
+        """The text columns, one or two, of some rows."""
+        return texts_of(self.prepared.table, rows)
+
+
+def set_up(
+    config: FineTuneConfig, cache: Path, data: Any = None, *, say: Callable[[str], None] = print
+) -> Setup:
+    """Prepares data and model; trains nothing.
+
+    Args:
+        config: of the run, validated.
+        cache: a folder for the rows and their tokens.
+        data: as in `fine_tune`.
+        say: where lines for people go.
+
+    Raises:
+        UserError: for a mistake in data, preset or sequence length.
+    """
+    keras.utils.set_random_seed(config.fit.seed)
+    loaded = backbones.load(config.model.preset)
+    _check_length(config.model, loaded.max_length)
+    cache.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(config, cache, data)
+    counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
+    say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
+    preprocessor = loaded.preprocessor
+    preprocessor.sequence_length = config.model.sequence_length or choose_length(
+        preprocessor, prepared.table, prepared.splits["train"], loaded.max_length
+    )
+    tokens = tokenize(preprocessor, prepared.table, cache, prepared.digest)
+    targets = prepared.labels[prepared.splits["train"]]
+    regression = config.model.task == "regression"
+    task = TextTask(
+        loaded.backbone,
+        preprocessor,
+        kind=config.model.task,
+        class_names=prepared.class_names or (config.data.label,),
+        pooling=config.model.pooling,
+        dropout=config.model.dropout,
+        exact_gelu=loaded.exact_gelu,
+        target_mean=float(targets.mean()) if regression else 0.0,
+        target_std=float(targets.std()) if regression else 1.0,
+    )
+    chosen = precision.resolve(config.fit.precision)
+    say(
+        f"model: {config.model.preset}, {config.model.pooling} pooling, "
+        f"{preprocessor.sequence_length} tokens at most, {chosen}"
+    )
+    return Setup(
+        prepared=prepared,
+        task=task,
+        tokens=tokens,
+        precision=chosen,
+        sequence_length=preprocessor.sequence_length,
+    )
+
+
+def _check_length(model: ModelConfig, most: int) -> None:
+    if model.sequence_length > most:
+        raise UserError(
+            f"config.model.sequence_length is {model.sequence_length}; "
+            f"{model.preset} takes at most {most} tokens."
+        )

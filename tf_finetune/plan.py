@@ -1,0 +1,130 @@
+"""What a run would do and cost, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.assemble import Setup, set_up
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data.pipeline import plan_epoch
+from tf_finetune.fit import precision
+from tf_finetune.fit.loop import compile_phase
+from tf_finetune.fit.phases import phases_of
+from tf_finetune.model.freezing import count_parameters, layer_groups, set_trainable
+
+_FLOAT = 4
+# Gradients and two moments, each as large as the weights that train.
+_TRAINING_COPIES = 3
+
+
+def plan(config: FineTuneConfig, data: Any = None) -> str:
+    """Checks the data, builds the model and times two steps of each phase.
+
+    Nothing is trained and nothing is kept: files go to a temporary folder.
+
+    Args:
+        config: of the run.
+        data: as in `fine_tune`.
+
+    Returns:
+        Lines for people: for each phase its parameters, updates, rate and estimated
+        time, memory and disk.
+
+    Raises:
+        UserError: for whatever `fine_tune` would refuse.
+    """
+    config.validate()
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-plan-") as folder:
+        setup = set_up(config, Path(folder), data, say=lines.append)
+        phases = phases_of(config)
+        with precision.computing_in(setup.precision, setup.task.backbone):
+            costs = [_cost(setup, config, phase) for phase in phases]
+        lines += ["", _table(phases, costs), "", _totals(setup, config, costs)]
+        lines += ["", setup.prepared.report]
+    return "\n".join(lines)
+
+
+def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float]:
+    """Times two real steps of a phase on batches of its own; undoes them."""
+    task, fit = setup.task, config.fit
+    rows = setup.prepared.splits["train"]
+    before = task.network.get_weights()
+    set_trainable(layer_groups(task.network, task.backbone), phase.train)
+    trainable, total = count_parameters(task.network)
+    cached = phase.train == "head" and fit.cache
+    network, encode_rate = task.network, 0.0
+    batches = plan_epoch(setup.tokens.lengths[rows], fit.global_batch, fit.seed, 0)
+    # The batches in the middle by length stand for all.
+    middle = sorted(batches, key=lambda b: setup.tokens.lengths[rows[b]].max())
+    chosen = [rows[b] for b in middle[len(middle) // 2 :][:2] or middle]
+    inputs: list[Any] = [setup.tokens.batch(b) for b in chosen]
+    if cached:
+        task.encoder.predict_on_batch(inputs[0])
+        began = time.perf_counter()
+        inputs = [task.encoder.predict_on_batch(x) for x in inputs]
+        encode_rate = sum(map(len, chosen)) / (time.perf_counter() - began)
+        network = task.head
+    compile_phase(network, phase, fit, task.kind, len(rows))
+    first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
+    steps = [
+        _step(network, x, setup.prepared.labels[b])
+        for x, b in zip(inputs, chosen, strict=True)
+        for _ in range(2)
+    ]
+    task.network.set_weights(before)
+    per_epoch = math.ceil(len(rows) / fit.global_batch)
+    everything = sum(map(len, setup.prepared.splits.values()))
+    return {
+        "trainable": trainable,
+        "total": total,
+        "updates": per_epoch * phase.epochs,
+        "step": float(np.median(steps)),
+        "seconds": first
+        + per_epoch * phase.epochs * float(np.median(steps))
+        + (everything / encode_rate if cached else 0.0),
+    }
+
+
+def _step(network: Any, x: Any, y: np.ndarray) -> float:
+    began = time.perf_counter()
+    network.train_on_batch(x, y)
+    return time.perf_counter() - began
+
+
+def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
+    names = ("trainable", "frozen", "updates", "rate", "s/step", "about")
+    widths = (12, 12, 9, 9, 9, 9)
+    head = f"{'phase':<16}" + "".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
+    rows = [
+        f"{phase.name:<16}{int(cost['trainable']):>12,}"
+        f"{int(cost['total'] - cost['trainable']):>12,}{int(cost['updates']):>9,}"
+        f"{phase.learning_rate:>9.1e}{cost['step']:>9.3f}{_minutes(cost['seconds']):>9}"
+        for phase, cost in zip(phases, costs, strict=True)
+    ]
+    return "\n".join([head, *rows])
+
+
+def _totals(setup: Setup, config: FineTuneConfig, costs: list[dict[str, float]]) -> str:
+    weights = costs[0]["total"] * _FLOAT
+    seconds = sum(cost["seconds"] for cost in costs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Best and last of each phase, the Keras model, the export.
+    disk = weights * (sum(2 * cost["trainable"] / cost["total"] for cost in costs) + 2)
+    state = max(cost["trainable"] for cost in costs) * _FLOAT * _TRAINING_COPIES
+    return (
+        f"estimated: {_minutes(seconds)} of training, within a third or so; "
+        f"memory {peak / 1e9:.1f} GB (measured while planning; {state / 1e9:.2f} GB of it for "
+        f"gradients and moments); disk {disk / 1e9:.2f} GB in the run folder"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,98 @@
+"""What can be done again with a finished run: evaluate on other data, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tf_finetune.config import DataConfig
+from tf_finetune.data import labels as label_column
+from tf_finetune.data.sources import read
+from tf_finetune.data.text import texts_of
+from tf_finetune.errors import UserError
+from tf_finetune.results import evaluate, export, report
+from tf_finetune.results.load import load_model
+from tf_finetune.workdir import CARD, read_config
+
+_CHUNK = 2048
+
+
+def evaluate_run(workdir: Path, path: str | None = None) -> str:
+    """The card of a finished run, or the scores of its model on another file.
+
+    The test split was used when the run ended and is not used again.
+
+    Args:
+        workdir: the run folder.
+        path: labelled data with the columns that the run was trained on.
+
+    Returns:
+        Lines for people.
+
+    Raises:
+        UserError: if the run is not finished, or the data do not fit it.
+    """
+    config = read_config(workdir)
+    if not (Path(workdir) / CARD).exists():
+        raise UserError(f'"{workdir}" holds a run that is not finished; train it to its end first.')
+    if path is None:
+        return report.summary(json.loads((Path(workdir) / CARD).read_text()), Path(workdir))
+    model = load_model(workdir)
+    kind = config.model.task
+    data = dataclasses.replace(
+        config.data, path=path, tfds="", split="", where="", classes=model.class_names
+    )
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
+        table, labels = _labelled(data, kind, Path(scratch))
+        outputs = np.concatenate(
+            [
+                _predict(model, texts_of(table, np.arange(i, min(i + _CHUNK, len(table)))))
+                for i in range(0, len(table), _CHUNK)
+            ]
+        )
+    how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
+    scores = evaluate.score(kind, outputs, labels, model.class_names, **how)
+    return f"{path}: {len(labels):,} rows\n" + json.dumps(scores, indent=2)
+
+
+def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.ndarray]:
+    table, findings = read(data, kind, scratch)
+    names = () if kind == "regression" else data.classes
+    labels, known = label_column.encode(table, kind, names)
+    for row in np.flatnonzero(~known).tolist():
+        findings.add("unknown label", f"{table['file'][row]}:{table['row'][row]}")
+    findings.enforce(findings.kinds(), data.bad_rows, "bad_rows")
+    return table.take(pa.array(np.flatnonzero(known))), labels[known]
+
+
+def _predict(model: Any, columns: list[list[str]]) -> np.ndarray:
+    return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
+
+
+def export_run(workdir: Path, output: Path | None = None) -> str:
+    """Writes the SavedModel of a finished run.
+
+    Args:
+        workdir: the run folder.
+        output: where to; None means the run's own `export` folder.
+
+    Returns:
+        A line for people.
+
+    Raises:
+        UserError: if the run is not finished, or the folder is not ours.
+    """
+    config = read_config(workdir)
+    model = load_model(workdir)
+    columns = 2 if config.data.text_pair else 1
+    info = export.export(model, output or Path(workdir) / "export", [[] for _ in range(columns)])
+    return (
+        f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); equal to the model within "
+        f"{info.max_difference:.1e} on {info.texts} texts in a fresh process"
+    )
