@@ -109,7 +109,7 @@ def test_it_tells_what_a_stranger_needs():
         'tf_finetune.load_model("runs/x")',
         "`runs/x/export/saved_model/1` (94.0 MB)",
         "within 3.0e-08 on 74 texts",
-        "`runs/x/export/saved_model`, as `--model_base_path`",
+        "`runs/x/export/saved_model`, is laid out as TensorFlow Serving",
     ):
         assert expected in text
 

@@ -32,14 +32,17 @@ class Predicted:
     """What `predict_file` did.
 
     Attributes:
-        rows: how many predictions were written.
-        left_out: rows that could not be read, with `config.data.bad_rows=drop`.
+        rows: how many predictions were written; every row of the input has one.
+        undecodable: rows with bytes that are no text in `config.data.encoding`,
+            predicted from the rest unless `config.data.bad_rows` is `error`.
         output: the file; None for stdout.
+        left_out: rows without a prediction; none since all rows are kept.
     """
 
     rows: int
-    left_out: int
+    undecodable: int
     output: Path | None
+    left_out: int = 0
 
 
 def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[dict]:
@@ -115,8 +118,8 @@ def predict_file(
                 os.fsync(file.fileno())
             # The rows are memory-mapped from the folder that goes away.
             os.rename(unfinished, output)
-        left_out = sum(findings.count(kind) for kind in findings.kinds())
-        return Predicted(rows=len(table), left_out=left_out, output=output)
+        undecodable = findings.count("undecodable bytes")
+        return Predicted(rows=len(table), undecodable=undecodable, output=output)
 
 
 class _JsonLines:

@@ -100,7 +100,7 @@ def _opening(card: Mapping[str, Any]) -> str:
 def _gain(gain: Mapping[str, Any]) -> str:
     share = gain["figure"] in SHARES
     values = [gain["value"], *gain["interval"]]
-    value, low, high = (f"{v:+.1%}" if share else f"{v:+.4g}" for v in values)
+    value, low, high = (f"{100 * v:+.1f} points" if share else f"{v:+.4g}" for v in values)
     if gain["interval"][0] > 0:
         verdict = "more than chance explains"
     elif gain["interval"][1] < 0:
@@ -258,15 +258,15 @@ def _usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         "```python\nimport tensorflow as tf\nimport tensorflow_text\n\n"
         f'served = tf.saved_model.load("{export["path"]}")\n'
         f'served.signatures["serving_default"]({inputs})\n```\n\n'
-        "TensorFlow Serving takes the folder above, "
-        f"`{Path(export['path']).parent}`, as `--model_base_path`."
+        f"The folder above it, `{Path(export['path']).parent}`, is laid out as TensorFlow Serving "
+        "wants its `--model_base_path`."
     )
 
 
 def _columns(card: Mapping[str, Any]) -> str:
     if card["task"] == "regression":
         return "one value a text"
-    return "one column each: " + ", ".join(map(cell, card["class_names"][:_MOST_CLASSES]))
+    return "one column each: " + ", ".join(card["class_names"][:_MOST_CLASSES])
 
 
 def _origin(card: Mapping[str, Any], config: FineTuneConfig) -> str:
