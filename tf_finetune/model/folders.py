@@ -61,15 +61,20 @@ def check_kerashub(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def check_hugging_face(folder: Path, config: dict[str, Any]) -> None:
-    """Raises `UserError` unless a checkpoint is whole and can be converted."""
+def check_hugging_face(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The safetensors files of a checkpoint that is whole and can be converted.
+
+    Raises:
+        UserError: if it is not.
+    """
     if config["model_type"] not in MODEL_TYPES:
         raise wrong_preset(
             f'"{folder}" is of model_type "{config["model_type"]}", for which there '
             f"is no conversion to a text classifier; allowed: {', '.join(MODEL_TYPES)}."
         )
     refuse_unfaithful(folder, config)
-    for file in _weight_files(folder):
+    files = _weight_files(folder)
+    for file in files:
         try:
             with safetensors.safe_open(file, "numpy"):
                 pass
@@ -78,6 +83,7 @@ def check_hugging_face(folder: Path, config: dict[str, Any]) -> None:
                 f'"{file}" is missing, cut off or damaged '
                 f"({first_line(error)}); copy or download it again."
             ) from error
+    return files
 
 
 def _weight_files(folder: Path) -> list[Path]:
