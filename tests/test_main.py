@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,29 @@ def test_a_full_disk_names_the_run_folder(
     calls.fails = wrapped
     assert run(f"--workdir={tmp_path / 'run'}", f"--config.data.path={data}") == 2
     assert f'the disk is full at "{tmp_path / "run"}"' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_status_2_even_if_the_end_of_the_process_crashes(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
+    code = (
+        "import atexit, os, sys, types; from tf_finetune import main;"
+        "main.quiet.import_tensorflow = lambda: None;"
+        "full = lambda config: os.write(os.open('/dev/full', os.O_WRONLY), b'x');"
+        "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=full);"
+        "atexit.register(os.abort);"
+        "sys.exit(main.run())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--mode=plan", "--config.data.path=data.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f'tf-finetune: the disk is full at "{tempfile.gettempdir()}"; '
+        "make room there, or choose another folder.\n"
+    )
 
 
 def test_our_own_fault_keeps_its_traceback(

@@ -8,12 +8,14 @@ ours, 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import errno
 import os
 import platform
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +56,7 @@ class Command:
     Attributes:
         mode: one of `MODES`.
         config: validated.
-        workdir: the run folder; `plan` has no use for it.
+        workdir: the run folder; for `plan` where its temporary files go.
         input: the files to evaluate or predict; None if not given.
         output: where to write; None if not given.
         texts: the texts to predict.
@@ -79,6 +81,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    own_process = argv is None
     argv = list(sys.argv if argv is None else argv)
     command = None
     try:
@@ -101,7 +104,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         if not message:
             traceback.print_exc()
             message, status = f"{_OUR_FAULT}\n  {_line(argv)}\n  {_versions()}", 1
-    print(f"tf-finetune: {message}", file=sys.stderr)
+        elif own_process:
+            # HDF5 crashes when the process ends with a file that could not be written.
+            atexit.register(os._exit, status)
+    print(f"tf-finetune: {message}", file=sys.stderr, flush=True)
     return status
 
 
@@ -163,7 +169,7 @@ def parse(argv: Sequence[str]) -> Command | None:
     return Command(
         mode=values.mode,
         config=config,
-        workdir=Path(values.workdir or ""),
+        workdir=Path(values.workdir or tempfile.gettempdir()),
         input=values.input,
         output=Path(values.output) if values.output else None,
         texts=texts,
