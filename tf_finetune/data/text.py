@@ -33,9 +33,10 @@ def encode(preprocessor: Any, *columns: Sequence[str]) -> list[dict[str, np.ndar
     """
     rows: list[dict[str, np.ndarray]] = []
     for start in range(0, len(columns[0]), _CHUNK):
-        arrays = [np.array(column[start : start + _CHUNK], dtype=object) for column in columns]
-        # Without `y` KerasHub would take the second text of a pair for labels.
-        x = preprocessor(tuple(arrays) if len(arrays) > 1 else arrays[0], y=None)
+        # Lists, because byte-pair tokenizers refuse arrays of objects; by keyword,
+        # because KerasHub takes a positional pair for inputs and labels.
+        chunk = [list(column[start : start + _CHUNK]) for column in columns]
+        x = preprocessor(x=tuple(chunk) if len(chunk) > 1 else chunk[0])
         ids = {key: np.asarray(value, "int32") for key, value in x.items() if key != _MASK}
         lengths = np.asarray(x[_MASK]).sum(axis=1)
         rows += [
