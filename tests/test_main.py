@@ -55,6 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     for room, functions in rooms.items():
         fake = {name: made.function(name, result) for name, result in functions.items()}
         monkeypatch.setitem(sys.modules, f"tf_finetune.{room}", types.SimpleNamespace(**fake))
+    sys.modules["tf_finetune.results.predict"].check_output = lambda output: None  # type: ignore
     monkeypatch.setattr(main.quiet, "import_tensorflow", lambda: None)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     return made
@@ -76,6 +77,7 @@ def finished(tmp_path: Path) -> Path:
     config.data.path = "somewhere.csv"
     config.fit.epochs = 7
     (folder / "config.json").write_text(config.to_json())
+    (folder / "metrics.json").write_text("{}")
     return folder
 
 
@@ -118,7 +120,7 @@ def test_evaluate_and_export_take_the_runs_configuration(
     assert run("--mode=evaluate", f"--workdir={finished}") == 0
     assert run("--mode=evaluate", f"--workdir={finished}", f"--input={data}") == 0
     assert run("--mode=export", f"--workdir={finished}", "--output=there") == 0
-    assert [(name, args) for name, args, _ in calls] == [
+    assert [(name, args[:2]) for name, args, _ in calls] == [
         ("evaluate_run", (finished, None)),
         ("evaluate_run", (finished, str(data))),
         ("export_run", (finished, Path("there"))),
@@ -153,6 +155,18 @@ def test_predict_file(
     assert args[:3] == ("the model", str(data), Path("o.csv"))
     assert args[3].fit.epochs == 7
     assert capsys.readouterr().out == "1,234 predictions written to o.csv, 2 rows left out\n"
+
+
+def test_how_a_new_file_is_read_may_differ_from_the_run(
+    calls: Calls, finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.write_text("review;stars\ngood;1\n")
+    on_file = (f"--workdir={finished}", f"--input={data}", "--config.data.delimiter=;")
+    on_file += ("--config.data.text=review", "--config.data.label=stars")
+    assert run("--mode=evaluate", *on_file) == run("--mode=predict", *on_file) == 0
+    assert [calls[0][1][2].text, calls[2][1][3].data.text] == ["review", "review"]
+    assert run("--mode=evaluate", f"--workdir={finished}", "--config.data.text=review") == 2
+    assert "data.text: 'text' -> 'review'" in capsys.readouterr().err
 
 
 def test_another_configuration_than_the_runs_is_refused(

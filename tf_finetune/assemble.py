@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, ModelConfig
+from tf_finetune.data import sources
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
@@ -49,6 +50,8 @@ def set_up(
         UserError: for a mistake in data, preset or sequence length.
     """
     keras.utils.set_random_seed(config.fit.seed)
+    # First what takes milliseconds, then seconds, then minutes.
+    sources.check(config.data, data)
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
     cache.mkdir(parents=True, exist_ok=True)

@@ -24,13 +24,19 @@ from typing import Any
 from absl import flags
 
 from tf_finetune import __version__, quiet
-from tf_finetune.config import FineTuneConfig
+from tf_finetune.config import DataConfig, FineTuneConfig
 from tf_finetune.config_checks import one_of
 from tf_finetune.data.paths import expand
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
-from tf_finetune.workdir import check_same_config, prepare_workdir, read_config
+from tf_finetune.workdir import (
+    READING,
+    check_finished,
+    check_same_config,
+    prepare_workdir,
+    read_config,
+)
 
 # The flags that each mode takes besides --config and --workdir.
 MODES: dict[str, tuple[str, ...]] = {
@@ -189,7 +195,14 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
         raise UserError("--workdir is missing; it names the run's folder.")
     config.validate()
     if run:
-        check_same_config(run, config)
+        check_finished(run)
+        check_same_config(
+            run,
+            config,
+            # They describe the file in --input.
+            but=READING if values.input else (),
+            mend="Leave them out; the run is used with its own settings.",
+        )
     elif config.data.path:
         # TensorFlow takes seconds to start; a missing file is said before.
         expand(config.data.path, "config.data.path")
@@ -213,8 +226,17 @@ def _check_use(values: flags.FlagValues, texts: list[str]) -> None:
         expand(values.input, "--input")
 
 
+def _check_data(data: DataConfig, path: str | None = None, *, labelled: bool = True) -> None:
+    """Says at once what the first rows show; TensorFlow takes seconds to start."""
+    from tf_finetune.data.sources import check
+
+    if path or data.path:  # TensorFlow Datasets would start it
+        check(data, path, labelled=labelled)
+
+
 def _train(command: Command) -> None:
-    prepare_workdir(command.workdir, command.config)
+    if not prepare_workdir(command.workdir, command.config):
+        _check_data(command.config.data)
     _start_tensorflow()
     from tf_finetune.train import fine_tune
 
@@ -222,6 +244,7 @@ def _train(command: Command) -> None:
 
 
 def _plan(command: Command) -> None:
+    _check_data(command.config.data)
     _start_tensorflow()
     from tf_finetune.plan import plan
 
@@ -229,10 +252,14 @@ def _plan(command: Command) -> None:
 
 
 def _evaluate(command: Command) -> None:
+    if command.input:
+        from tf_finetune.data.sources import unsplit
+
+        _check_data(unsplit(command.config.data, command.input))
     _start_tensorflow()
     from tf_finetune.rerun import evaluate_run
 
-    print(evaluate_run(command.workdir, command.input))
+    print(evaluate_run(command.workdir, command.input, command.config.data))
 
 
 def _export(command: Command) -> None:
@@ -248,9 +275,18 @@ def _predict(command: Command) -> None:
         if len(texts) % 2:
             raise UserError("the run is on pairs of texts; give two texts for each prediction.")
         texts = list(zip(texts[::2], texts[1::2], strict=True))
+    from tf_finetune.results.predict import (
+        check_output,
+        format_predictions,
+        predict_file,
+        predict_texts,
+    )
+
+    if command.input:
+        check_output(command.output)
+        _check_data(command.config.data, command.input, labelled=False)
     _start_tensorflow()
     from tf_finetune.results.load import load_model
-    from tf_finetune.results.predict import format_predictions, predict_file, predict_texts
 
     model = load_model(command.workdir)
     if command.input is None:

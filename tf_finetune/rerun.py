@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -13,24 +12,25 @@ import pyarrow as pa
 
 from tf_finetune.config import DataConfig
 from tf_finetune.data import labels as label_column
-from tf_finetune.data.sources import read
+from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.text import texts_of
-from tf_finetune.errors import UserError
 from tf_finetune.results import evaluate, export, report
+from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
-from tf_finetune.workdir import CARD, read_config
+from tf_finetune.workdir import CARD, check_finished, read_config
 
 _CHUNK = 2048
 
 
-def evaluate_run(workdir: Path, path: str | None = None) -> str:
+def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None = None) -> str:
     """The card of a finished run, or the scores of its model on another file.
 
     The test split was used when the run ended and is not used again.
 
     Args:
         workdir: the run folder.
-        path: labelled data with the columns that the run was trained on.
+        path: labelled data.
+        data: how to read it; None means as the run's own.
 
     Returns:
         Lines for people.
@@ -38,16 +38,14 @@ def evaluate_run(workdir: Path, path: str | None = None) -> str:
     Raises:
         UserError: if the run is not finished, or the data do not fit it.
     """
+    check_finished(Path(workdir))
     config = read_config(workdir)
-    if not (Path(workdir) / CARD).exists():
-        raise UserError(f'"{workdir}" holds a run that is not finished; train it to its end first.')
     if path is None:
         return report.summary(json.loads((Path(workdir) / CARD).read_text()), Path(workdir))
     model = load_model(workdir)
     kind = config.model.task
-    data = dataclasses.replace(
-        config.data, path=path, tfds="", split="", where="", classes=model.class_names
-    )
+    data = unsplit(data or config.data, path)
+    data.classes = model.class_names
     with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
         table, labels = _labelled(data, kind, Path(scratch))
         outputs = np.concatenate(
@@ -88,10 +86,12 @@ def export_run(workdir: Path, output: Path | None = None) -> str:
     Raises:
         UserError: if the run is not finished, or the folder is not ours.
     """
+    folder = output or Path(workdir) / "export"
+    check_folder(folder)
     config = read_config(workdir)
     model = load_model(workdir)
     columns = 2 if config.data.text_pair else 1
-    info = export.export(model, output or Path(workdir) / "export", [[] for _ in range(columns)])
+    info = export.export(model, folder, [[] for _ in range(columns)])
     return (
         f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); equal to the model within "
         f"{info.max_difference:.1e} on {info.texts} texts in a fresh process"

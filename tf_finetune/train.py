@@ -28,6 +28,7 @@ from tf_finetune.model import heads
 from tf_finetune.model.freezing import layer_groups, set_trainable
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import evaluate, export, report
+from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
 
 # What a model gives for the rows of a split, by the split's name.
@@ -82,6 +83,7 @@ def fine_tune(
     if folder.prepare_workdir(run, config):
         say(f"{run} holds this run, finished; nothing to do.")
         return load_result(run)
+    check_folder(run / "export")
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from tf_finetune.config import FineTuneConfig, differences
@@ -11,6 +12,19 @@ from tf_finetune.errors import UserError
 CONFIG, CARD, MODEL = "config.json", "metrics.json", "model.keras"
 # What a run that failed before training may have left behind.
 _SCRATCH = {"cache"}
+# Settings that say how a file is read, which may be another than that of training.
+READING = tuple(
+    f"data.{name}"
+    for name in (
+        "text",
+        "text_pair",
+        "label",
+        "label_separator",
+        "delimiter",
+        "encoding",
+        "bad_rows",
+    )
+)
 
 
 def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
@@ -35,13 +49,36 @@ def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
     return False
 
 
-def check_same_config(workdir: Path, config: FineTuneConfig) -> None:
-    """Raises `UserError` naming every setting that differs from the folder's."""
-    if changed := differences(read_config(workdir), config):
+def check_same_config(
+    workdir: Path,
+    config: FineTuneConfig,
+    *,
+    but: Collection[str] = (),
+    mend: str = "Choose another --workdir, or go back to the same settings.",
+) -> None:
+    """Raises `UserError` naming every setting that differs from the folder's.
+
+    Args:
+        workdir: a run folder.
+        config: to compare with.
+        but: settings that may differ.
+        mend: what the message ends with.
+    """
+    changed = differences(read_config(workdir), config)
+    if changed := [line for line in changed if line.partition(":")[0] not in but]:
         raise UserError(
             f'"{workdir}" holds a run with another configuration:\n  '
             + "\n  ".join(changed)
-            + "\nChoose another --workdir, or go back to the same settings."
+            + f"\n{mend}"
+        )
+
+
+def check_finished(workdir: Path) -> None:
+    """Raises `UserError` if the folder's run has not come to its end."""
+    read_config(workdir)
+    if not (workdir / CARD).exists():
+        raise UserError(
+            f'"{workdir}" holds a run that has not finished; give its train command again.'
         )
 
 

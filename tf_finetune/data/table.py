@@ -109,7 +109,7 @@ class Rows:
             except Unusable as error:
                 self.findings.add(str(error), f"{file}:{number}", _printable(raw["text"]))
         if not seen:
-            raise UserError(f'"{part.name}" has columns but no rows.')
+            raise no_rows(part.name)
         undecodable = self.findings.count("undecodable bytes") - undecodable
         if undecodable > max(_MOST_UNDECODABLE, _MOST_UNDECODABLE_SHARE * seen):
             raise UserError(
@@ -179,6 +179,11 @@ class Rows:
                     f"(config.data.split) never says so; it has: {quoted(found)}."
                     f"{nearest(value, found)}"
                 )
+
+
+def no_rows(name: str) -> UserError:
+    """The error for a file that ends with its header."""
+    return UserError(f'"{name}" has columns but no rows. Add rows, or give another file.')
 
 
 def _scalar(value: Any, role: str, file: str, number: int) -> str:

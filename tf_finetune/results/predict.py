@@ -122,6 +122,14 @@ def predict_file(
         return Predicted(rows=len(table), undecodable=undecodable, output=output)
 
 
+def check_output(output: Path | None) -> None:
+    """Raises `UserError` unless predictions can go to a new file of that name."""
+    if output and output.suffix not in _WRITERS:
+        raise UserError(f'--output "{output}" must end in {" or ".join(_WRITERS)}.')
+    if output and output.exists():
+        raise UserError(f'--output "{output}" exists; delete it or choose another name.')
+
+
 class _JsonLines:
     def __init__(self, model: Any, file: TextIO) -> None:
         self._file = file
@@ -197,14 +205,11 @@ def _one_line(row: dict) -> str:
 @contextlib.contextmanager
 def _scratch(output: Path | None) -> Iterator[Path]:
     """A folder for unfinished things, on the disk that the output will be on."""
+    check_output(output)
     if output is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    if output.suffix not in _WRITERS:
-        raise UserError(f'--output "{output}" must end in {" or ".join(_WRITERS)}.')
-    if output.exists():
-        raise UserError(f'--output "{output}" exists; delete it or choose another name.')
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
