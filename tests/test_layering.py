@@ -31,6 +31,7 @@ ROOMS = (
     "train",
     "plan",
     "rerun",
+    "commands",
     "__init__",  # offers names of all rooms
     "main",
 )

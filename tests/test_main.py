@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from absl import flags
 
-from tf_finetune import main
+from tf_finetune import main, quiet
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 
@@ -56,7 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         fake = {name: made.function(name, result) for name, result in functions.items()}
         monkeypatch.setitem(sys.modules, f"tf_finetune.{room}", types.SimpleNamespace(**fake))
     sys.modules["tf_finetune.results.predict"].check_output = lambda output: None  # type: ignore
-    monkeypatch.setattr(main.quiet, "import_tensorflow", lambda: None)
+    monkeypatch.setattr(quiet, "import_tensorflow", lambda: None)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     return made
 
@@ -272,8 +272,8 @@ def test_a_full_disk_names_the_run_folder(
 def test_a_full_disk_is_status_2_even_if_the_end_of_the_process_crashes(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
     code = (
-        "import atexit, os, sys, types; from tf_finetune import main;"
-        "main.quiet.import_tensorflow = lambda: None;"
+        "import atexit, os, sys, types; from tf_finetune import main, quiet;"
+        "quiet.import_tensorflow = lambda: None;"
         "full = lambda config: os.write(os.open('/dev/full', os.O_WRONLY), b'x');"
         "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=full);"
         "atexit.register(os.abort);"

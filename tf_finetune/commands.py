@@ -1,0 +1,138 @@
+"""What each mode of the command line does, once the command is known to be good."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tf_finetune import quiet
+from tf_finetune.config import DataConfig, FineTuneConfig
+from tf_finetune.errors import UserError
+from tf_finetune.workdir import prepare_workdir
+
+# The flags that each mode takes besides --config and --workdir.
+MODES: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "plan": (),
+    "evaluate": ("input",),
+    "export": ("output",),
+    "predict": ("input", "output", "text"),
+}
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Command:
+    """A command line that has been read and checked.
+
+    Attributes:
+        mode: one of `MODES`.
+        config: validated.
+        workdir: the run folder; for `plan` where its temporary files go.
+        input: the files to evaluate or predict; None if not given.
+        output: where to write; None if not given.
+        texts: the texts to predict.
+        line: what was typed, for the report.
+    """
+
+    mode: str
+    config: FineTuneConfig
+    workdir: Path
+    input: str | None
+    output: Path | None
+    texts: list[str]
+    line: str
+
+
+def carry_out(command: Command) -> None:
+    """Does what the command asks for, and prints the result."""
+    _DO[command.mode](command)
+
+
+def _start_tensorflow() -> None:
+    # Keras reads its backend once, when it is imported; ours is TensorFlow.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    quiet.import_tensorflow()
+
+
+def _check_data(data: DataConfig, path: str | None = None, *, labelled: bool = True) -> None:
+    """Says at once what the first rows show; TensorFlow takes seconds to start."""
+    from tf_finetune.data.sources import check
+
+    if path or data.path:  # TensorFlow Datasets would start it
+        check(data, path, labelled=labelled)
+
+
+def _train(command: Command) -> None:
+    if not prepare_workdir(command.workdir, command.config):
+        _check_data(command.config.data)
+    _start_tensorflow()
+    from tf_finetune.train import fine_tune
+
+    fine_tune(command.config, command.workdir, command=command.line)
+
+
+def _plan(command: Command) -> None:
+    _check_data(command.config.data)
+    _start_tensorflow()
+    from tf_finetune.plan import plan
+
+    print(plan(command.config))
+
+
+def _evaluate(command: Command) -> None:
+    if command.input:
+        from tf_finetune.data.sources import unsplit
+
+        _check_data(unsplit(command.config.data, command.input))
+    _start_tensorflow()
+    from tf_finetune.rerun import evaluate_run
+
+    print(evaluate_run(command.workdir, command.input, command.config.data))
+
+
+def _export(command: Command) -> None:
+    _start_tensorflow()
+    from tf_finetune.rerun import export_run
+
+    print(export_run(command.workdir, command.output))
+
+
+def _predict(command: Command) -> None:
+    texts: Any = command.texts
+    if command.config.data.text_pair:
+        if len(texts) % 2:
+            raise UserError("the run is on pairs of texts; give two texts for each prediction.")
+        texts = list(zip(texts[::2], texts[1::2], strict=True))
+    from tf_finetune.results.predict import (
+        check_output,
+        format_predictions,
+        predict_file,
+        predict_texts,
+    )
+
+    if command.input:
+        check_output(command.output)
+        _check_data(command.config.data, command.input, labelled=False)
+    _start_tensorflow()
+    from tf_finetune.results.load import load_model
+
+    model = load_model(command.workdir)
+    if command.input is None:
+        print(format_predictions(predict_texts(model, texts)))
+        return
+    done = predict_file(model, command.input, command.output, command.config)
+    if done.output:
+        left_out = f", {done.left_out:,} rows left out" if done.left_out else ""
+        print(f"{done.rows:,} predictions written to {done.output}{left_out}")
+
+
+_DO: dict[str, Callable[[Command], None]] = {
+    "train": _train,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "export": _export,
+    "predict": _predict,
+}
