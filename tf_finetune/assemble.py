@@ -62,7 +62,8 @@ def set_up(
     preprocessor.sequence_length = config.model.sequence_length or choose_length(
         preprocessor, prepared.table, prepared.splits["train"], loaded.max_length
     )
-    tokens = tokenize(preprocessor, prepared.table, cache, prepared.digest)
+    rows = np.concatenate(list(prepared.splits.values()))
+    tokens = tokenize(preprocessor, prepared.table, rows, cache, prepared.digest)
     targets = prepared.labels[prepared.splits["train"]]
     regression = config.model.task == "regression"
     task = TextTask(
@@ -94,5 +95,6 @@ def _check_length(model: ModelConfig, most: int) -> None:
     if model.sequence_length > most:
         raise UserError(
             f"config.model.sequence_length is {model.sequence_length}; "
-            f"{model.preset} takes at most {most} tokens."
+            f"{model.preset} takes at most {most} tokens. Lower it, or "
+            "set 0 to choose it from the data."
         )

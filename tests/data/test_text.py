@@ -42,7 +42,7 @@ def test_padded_length_is_a_multiple_of_8_within_the_limit(preprocessor, words, 
 
 def test_store_gives_rows_in_any_order(preprocessor, tmp_path):
     texts, _ = tiny_texts(40)
-    store = tokenize(preprocessor, pa.table({"text": texts}), tmp_path, "digest")
+    store = tokenize(preprocessor, pa.table({"text": texts}), np.arange(40), tmp_path, "digest")
     rows = np.array([31, 2, 17])
     expected = pad(preprocessor, encode(preprocessor, [texts[i] for i in rows]))
     for key, values in store.batch(rows).items():
@@ -50,13 +50,22 @@ def test_store_gives_rows_in_any_order(preprocessor, tmp_path):
     assert store.lengths.tolist() == [r["token_ids"].size for r in encode(preprocessor, texts)]
 
 
+def test_only_the_rows_that_are_asked_for_are_tokenised(preprocessor, tmp_path):
+    texts, _ = tiny_texts(40)
+    rows = np.array([30, 4, 17])
+    store = tokenize(preprocessor, pa.table({"text": texts}), rows, tmp_path, "digest")
+    assert np.flatnonzero(store.lengths).tolist() == [4, 17, 30]
+    expected = pad(preprocessor, encode(preprocessor, [texts[17], texts[4]]))
+    np.testing.assert_array_equal(store.batch(np.array([17, 4]))["token_ids"], expected["token_ids"])
+
+
 def test_tokens_are_read_again_not_made_again(preprocessor, tmp_path):
     texts, _ = tiny_texts(10)
     table = pa.table({"text": texts})
-    tokenize(preprocessor, table, tmp_path, "digest")
+    tokenize(preprocessor, table, np.arange(10), tmp_path, "digest")
     (folder,) = tmp_path.iterdir()
     before = (folder / "token_ids.bin").stat().st_mtime_ns
-    tokenize(preprocessor, table, tmp_path, "digest")
+    tokenize(preprocessor, table, np.arange(10), tmp_path, "digest")
     assert (folder / "token_ids.bin").stat().st_mtime_ns == before
 
 
@@ -66,8 +75,8 @@ def test_a_change_misses_the_cache(tmp_path, change):
     first, second = tiny_preprocessor(), tiny_preprocessor(12 if change == "length" else 16)
     if change == "tokenizer":
         second.tokenizer.lowercase = False
-    tokenize(first, table, tmp_path, "digest")
-    tokenize(second, table, tmp_path, "other" if change == "digest" else "digest")
+    tokenize(first, table, np.arange(10), tmp_path, "digest")
+    tokenize(second, table, np.arange(10), tmp_path, "other" if change == "digest" else "digest")
     assert len(list(tmp_path.iterdir())) == 2
 
 

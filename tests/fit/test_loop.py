@@ -20,7 +20,7 @@ ROWS = np.arange(64)
 @pytest.fixture
 def data(tmp_path):
     texts, labels = tiny_texts()
-    store = tokenize(tiny_task().preprocessor, pa.table({"text": texts}), tmp_path, "d")
+    store = tokenize(tiny_task().preprocessor, pa.table({"text": texts}), ROWS, tmp_path, "d")
     return FitData(store=store, labels=labels, train=ROWS[:48], validation=ROWS[48:])
 
 

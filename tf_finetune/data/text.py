@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,17 @@ class TokenStore:
         )
 
 
-def tokenize(preprocessor: Any, table: pa.Table, folder: Path, digest: str) -> TokenStore:
-    """Tokenises a table once; a later call with the same texts reads the files.
+def tokenize(
+    preprocessor: Any, table: pa.Table, rows: np.ndarray, folder: Path, digest: str
+) -> TokenStore:
+    """Tokenises rows of a table once; a later call with the same texts reads the files.
 
     Args:
         preprocessor: a `keras_hub` preprocessor with its `sequence_length` set.
         table: with the columns `text` and perhaps `text_pair`.
+        rows: the rows that will be asked for; the others have a length of 0.
         folder: where the cache lies.
-        digest: of the table's texts.
+        digest: of the table's texts and of `rows`.
     """
     key = json.dumps(
         [digest, len(table), preprocessor.sequence_length, preprocessor.tokenizer.get_config()],
@@ -121,7 +125,7 @@ def tokenize(preprocessor: Any, table: pa.Table, folder: Path, digest: str) -> T
     )
     cached = folder / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not cached.exists():
-        _write(preprocessor, table, cached)
+        _write(preprocessor, table, np.sort(rows), cached)
     offsets = np.load(cached / "offsets.npy")
     columns = {file.stem: np.memmap(file, dtype="int32", mode="r") for file in cached.glob("*.bin")}
     return TokenStore(
@@ -129,30 +133,24 @@ def tokenize(preprocessor: Any, table: pa.Table, folder: Path, digest: str) -> T
     )
 
 
-def _write(preprocessor: Any, table: pa.Table, cached: Path) -> None:
+def _write(preprocessor: Any, table: pa.Table, rows: np.ndarray, cached: Path) -> None:
     temporary = cached.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    lengths: list[int] = []
-    files: dict[str, Any] = {}
-    try:
-        for chunk in _chunks(len(table)):
-            for row in encode(preprocessor, *texts_of(table, chunk)):
-                lengths.append(row["token_ids"].size)
-                for key, values in row.items():
+    lengths = np.zeros(len(table), "int64")
+    with contextlib.ExitStack() as stack:
+        files: dict[str, Any] = {}
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            encoded = encode(preprocessor, *texts_of(table, chunk))
+            for row, ids in zip(chunk, encoded, strict=True):
+                lengths[row] = ids["token_ids"].size
+                for key, values in ids.items():
                     if key not in files:
-                        files[key] = (temporary / f"{key}.bin").open("wb")
+                        files[key] = stack.enter_context((temporary / f"{key}.bin").open("wb"))
                     files[key].write(values.tobytes())
-    finally:
-        for file in files.values():
-            file.close()
-    np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype("int64"))
+    np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
     os.rename(temporary, cached)
-
-
-def _chunks(count: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, _CHUNK):
-        yield np.arange(start, min(start + _CHUNK, count))
 
 
 def texts_of(table: pa.Table, rows: np.ndarray) -> list[list[str]]:
