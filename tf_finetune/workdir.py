@@ -112,5 +112,6 @@ def _check_writable(workdir: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f'--workdir "{workdir}" cannot be written: {error.strerror}. Choose another folder.'
+            f'--workdir "{workdir}" cannot be written: {reason}. Choose another folder.'
         ) from error
+        reason = "it is a file" if workdir.is_file() else error.strerror

@@ -114,7 +114,7 @@ def _open_text(name: str, path: Path, encoding: str) -> Iterator[IO[str]]:
 
 def _check_head(name: str, head: bytes, codec: str) -> None:
     if not head:
-        raise UserError(f'"{name}" is empty (0 bytes).')
+        raise UserError(f'"{name}" is empty (0 bytes); give a file with rows.')
     for signature, what in _SIGNATURES.items():
         if head.startswith(signature):
             raise UserError(f'"{name}" is not text but {what}.')
@@ -204,10 +204,13 @@ def _check_seen(name: str, columns: Columns, unseen: set[str], keys: dict[str, N
 
 def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
     try:
-        item = json.loads(line)
+        item = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
+        # The error's own line number is always 1: each line is parsed alone.
+        at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = getattr(error, "msg", str(error)) + at
         raise UserError(
-            f"{name}:{number}: not JSON: {error}. Each line must be one whole object, such as "
+            f"{name}:{number}: not JSON: {reason}. Each line must be one whole object, such as "
             '{"text": "...", "label": "..."}.'
         ) from None
     if not isinstance(item, dict):
@@ -227,7 +230,7 @@ def _parquet(name: str, path: Path, columns: Columns) -> Iterator[Record]:
             unpacked.seek(0)
             file = unpacked
         if not file.read(1):
-            raise UserError(f'"{name}" is empty (0 bytes).')
+            raise UserError(f'"{name}" is empty (0 bytes); give a file with rows.')
         try:
             table = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
         except (pa.ArrowInvalid, OSError) as error:

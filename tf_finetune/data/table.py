@@ -177,8 +177,13 @@ class Rows:
                 raise UserError(
                     f'config.data.{split} is "{value}", but the column "{self._config.split}" '
                     f"(config.data.split) never says so; it has: {quoted(found)}."
-                    f"{nearest(value, found)}"
+                    f"{nearest(value, found)} Name one of these{other_split(split)}."
                 )
+
+
+def other_split(split: str) -> str:
+    """What else than a name can stand for a split, as the end of a sentence."""
+    return "" if split == "train" else ", or give a fraction (0.1) to cut it from the training rows"
 
 
 def no_rows(name: str) -> UserError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tf_finetune.config import DataConfig, nearest
 from tf_finetune.data.rows import Columns, Part, Record, quoted
+from tf_finetune.data.table import other_split
 from tf_finetune.errors import UserError
 
 
@@ -35,7 +36,8 @@ def parts(config: DataConfig, columns: Columns, splits: dict[str, str]) -> list[
             known = sorted(builder.info.splits)
             raise UserError(
                 f'config.data.{split} is "{name}", but the data set "{config.tfds}" has the '
-                f"splits {quoted(known)}.{nearest(name, known)}"
+                f"splits {quoted(known)}.{nearest(name, known)} "
+                f"Name one of these{other_split(split)}."
             ) from None
     return [
         Part(f"{config.tfds}/{name}", split, _records(builder, name, config, columns))

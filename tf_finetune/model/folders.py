@@ -99,7 +99,10 @@ def _weight_files(folder: Path) -> list[Path]:
             f'the folder "{folder}" has only pickled weights ({pickled[0]}), which are '
             "not read because a pickle can run code; convert them to model.safetensors."
         )
-    raise wrong_preset(f'the folder "{folder}" has no weights (model.safetensors).')
+    raise wrong_preset(
+        f'the folder "{folder}" has no weights (model.safetensors); '
+        "copy or download it again, whole."
+    )
 
 
 def wrong_preset(message: str) -> UserError:

@@ -39,7 +39,8 @@ def check_folder(folder: str | os.PathLike) -> None:
     if strange:
         raise UserError(
             f'The export folder "{parent}" exists and holds "{strange[0]}", which tf_finetune '
-            "did not write. Move it away, or choose another --workdir."
+            "did not write. Move it away, or choose another folder by --workdir or, with "
+            "--mode=export, by --output."
         )
 
 
