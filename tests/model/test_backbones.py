@@ -348,3 +348,11 @@ def test_keras_file_without_a_preprocessor(loaded, tmp_path):
     task = TextTask(loaded.backbone, None, "classification", ("no", "yes"), exact_gelu=True)
     task.save(tmp_path / "model.keras")
     assert "whose preprocessor is NoneType" in error(tmp_path / "model.keras")
+
+
+def test_backbone_without_a_padding_mask_is_refused(tmp_path):
+    backbone = keras_hub.models.FNetBackbone(
+        vocabulary_size=32, num_layers=1, hidden_dim=8, intermediate_dim=8, max_sequence_length=16
+    )
+    with pytest.raises(UserError, match="FNetBackbone takes no padding mask"):
+        backbones._loaded(backbone, None, exact_gelu=False)

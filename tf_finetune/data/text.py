@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import tensorflow as tf
+
+from tf_finetune.whole import written_whole
 
 _MASK = "padding_mask"
 _CHUNK = 512
@@ -21,11 +22,13 @@ _CHUNK = 512
 _STEP = 8
 
 
-def encode(preprocessor: Any, *columns: Sequence[str]) -> list[dict[str, np.ndarray]]:
+def encode(
+    preprocessor: Callable[..., Any], *columns: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
     """Tokenises texts, or pairs of texts, by a KerasHub preprocessor.
 
     Args:
-        preprocessor: a `keras_hub` text preprocessor.
+        preprocessor: a `keras_hub` text preprocessor, or `in_graph` of one.
         *columns: one sequence of n texts, or two for pairs.
 
     Returns:
@@ -45,6 +48,16 @@ def encode(preprocessor: Any, *columns: Sequence[str]) -> list[dict[str, np.ndar
             for i, length in enumerate(lengths)
         ]
     return rows
+
+
+def in_graph(preprocessor: Any) -> Callable[..., Any]:
+    """The preprocessor as one TensorFlow graph: twice as fast, once it is traced."""
+    traced = tf.function(lambda x: preprocessor(x=x), reduce_retracing=True)
+
+    def call(x: Any) -> Any:
+        return traced(tuple(map(tf.constant, x)) if isinstance(x, tuple) else tf.constant(x))
+
+    return call
 
 
 def pad(preprocessor: Any, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -79,7 +92,9 @@ def choose_length(preprocessor: Any, table: pa.Table, rows: np.ndarray, most: in
     """
     preprocessor.sequence_length = most
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2000)).astype("int64")]
-    lengths = [row["token_ids"].size for row in encode(preprocessor, *texts_of(table, sample))]
+    lengths = [
+        row["token_ids"].size for row in encode(in_graph(preprocessor), *texts_of(table, sample))
+    ]
     wanted = int(np.percentile(lengths, 99, method="inverted_cdf"))
     return min(-(-wanted // _STEP) * _STEP, most)
 
@@ -134,23 +149,21 @@ def tokenize(
 
 
 def _write(preprocessor: Any, table: pa.Table, rows: np.ndarray, cached: Path) -> None:
-    temporary = cached.with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     lengths = np.zeros(len(table), "int64")
-    with contextlib.ExitStack() as stack:
+    graph = in_graph(preprocessor)
+    with written_whole(cached) as temporary, contextlib.ExitStack() as stack:
+        temporary.mkdir()
         files: dict[str, Any] = {}
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            encoded = encode(preprocessor, *texts_of(table, chunk))
+            encoded = encode(graph, *texts_of(table, chunk))
             for row, ids in zip(chunk, encoded, strict=True):
                 lengths[row] = ids["token_ids"].size
                 for key, values in ids.items():
                     if key not in files:
                         files[key] = stack.enter_context((temporary / f"{key}.bin").open("wb"))
                     files[key].write(values.tobytes())
-    np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
-    os.rename(temporary, cached)
+        np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def texts_of(table: pa.Table, rows: np.ndarray) -> list[list[str]]:

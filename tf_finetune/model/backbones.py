@@ -162,6 +162,11 @@ def _loaded(
     preprocessor: keras_hub.models.TextClassifierPreprocessor,
     exact_gelu: bool,
 ) -> Loaded:
+    if not isinstance(backbone.input, dict) or "padding_mask" not in backbone.input:
+        raise folders.wrong_preset(
+            f"{type(backbone).__name__} takes no padding mask, so that a text would depend "
+            "on the texts beside it; choose an encoder with one, as BERT, RoBERTa or DeBERTa."
+        )
     # Models without learned positions (relative, rotary) state no limit.
     limit = getattr(backbone, "max_sequence_length", None) or preprocessor.sequence_length
     use_graph_tokens(preprocessor)

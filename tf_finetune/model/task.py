@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import keras_hub
@@ -12,7 +12,7 @@ import numpy as np
 from tf_finetune.data.text import encode, pad
 from tf_finetune.errors import UserError
 from tf_finetune.model import heads
-from tf_finetune.model.backbones import use_exact_gelu
+from tf_finetune.model.fidelity import use_exact_gelu, use_graph_tokens
 
 
 @keras.saving.register_keras_serializable("tf_finetune")
@@ -57,6 +57,7 @@ class TextTask(keras_hub.models.Task):
     ) -> None:
         if exact_gelu:
             use_exact_gelu(backbone)
+        use_graph_tokens(preprocessor)
         inputs, vector = backbone.input, _pool(backbone, pooling)
         # The head stays in float32 whatever the backbone computes in.
         layers = [
@@ -125,7 +126,7 @@ class TextTask(keras_hub.models.Task):
             return super().predict(x, batch_size=batch_size, **kwargs)
         if not columns[0]:
             return np.zeros((0, len(self.class_names)), "float32")
-        rows = encode(self.preprocessor, *columns)
+        rows = encode(cast(Any, self.preprocessor), *columns)
         order = np.argsort([row["token_ids"].size for row in rows], kind="stable")
         outputs = np.empty((len(rows), len(self.class_names)), "float32")
         for start in range(0, len(order), batch_size):
