@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import keras
+import numpy as np
 
 
 class KeepBest(keras.callbacks.Callback):
     """Writes `last` and `best.weights.h5` at each epoch's end; may end the phase.
 
-    Each file is written under a temporary name and then renamed.
+    An epoch whose validation loss is no finite number ends the phase and is never
+    the best. Each file is written under a temporary name and then renamed.
 
     Args:
         folder: where the two files go.
@@ -21,7 +23,7 @@ class KeepBest(keras.callbacks.Callback):
         patience: epochs without a better one before training stops; 0 means never.
 
     Attributes:
-        best_epoch: counted from 0; -1 before the first epoch ends.
+        best_epoch: counted from 0; -1 while none has ended with finite numbers.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, patience: int) -> None:
@@ -43,7 +45,9 @@ class KeepBest(keras.callbacks.Callback):
         self._weights.save_weights(temporary)
         os.replace(temporary, last)
         score = (self._sign * logs[self._monitor], -logs["val_loss"])
-        if score > self._best:
+        if not np.isfinite(score).all():
+            self.model.stop_training = True  # no later epoch can mend it
+        elif score > self._best:
             self._best, self.best_epoch = score, epoch
             temporary.unlink(missing_ok=True)
             os.link(last, temporary)

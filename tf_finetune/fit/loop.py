@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from tf_finetune.config import FitConfig, Phase
 from tf_finetune.data.pipeline import Store, evaluation_dataset, training_dataset
+from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import Audit, Snapshot
 from tf_finetune.fit.callbacks import MetricsLog, Progress
 from tf_finetune.fit.checkpoints import KeepBest
@@ -84,6 +86,9 @@ def compile_phase(
     network.compile(
         keras.optimizers.LossScaleOptimizer(optimizer) if fit.precision == "float16" else optimizer,
         loss=heads.loss(kind, fit.label_smoothing),
+        # In squares of the targets' spread: clipping, and Adam's smallest step, must
+        # not depend on the unit that they are counted in.
+        loss_weights=network.get_layer("values").scale ** -2 if kind == "regression" else None,
         metrics=heads.metrics(kind),
         jit_compile=False,
     )
@@ -122,6 +127,7 @@ def fit_phase(
 
     Raises:
         AuditError: if a frozen variable changed or a trained one did not.
+        UserError: if training diverged in its first epoch.
     """
     began = time.perf_counter()
     optimizer = compile_phase(network, phase, fit, kind, len(data.train))
@@ -132,7 +138,7 @@ def fit_phase(
         f"phase {phase.name}: trainable {trainable:,} of {total:,} "
         f"({trainable / total:.1%}), rate {phase.learning_rate:g}"
     )
-    title = f"{number}-{phase.name}"
+    title = re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")
     best = KeepBest(workdir / "checkpoints" / title, *heads.monitor(kind), phase.patience)
     log = MetricsLog(workdir / "metrics.jsonl", phase.name, len(data.train))
     callbacks: list[Any] = [
@@ -157,6 +163,11 @@ def fit_phase(
     )
     audit = snapshot.check()
     state.update(optimizer.state())
+    if best.best_epoch < 0:
+        raise UserError(
+            f"phase {phase.name}: training has diverged, its validation loss is no number. Lower "
+            f"its learning rate {phase.learning_rate:g}, or set --config.fit.precision=float32."
+        )
     best.restore()
     result = PhaseResult(
         name=phase.name,
