@@ -16,8 +16,12 @@ from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.phases import phases_of
 from tf_finetune.model import backbones
+from tf_finetune.model.freezing import layer_groups, set_trainable
 from tf_finetune.model.task import TextTask
+
+SPLITS = "splits.npz"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -42,12 +46,13 @@ def set_up(
 
     Args:
         config: of the run, validated.
-        cache: a folder for the rows and their tokens.
+        cache: a folder for the rows (`rows.arrow`), their tokens, and which rows are
+            of which split (`splits.npz`).
         data: as in `fine_tune`.
         say: where lines for people go.
 
     Raises:
-        UserError: for a mistake in data, preset or sequence length.
+        UserError: for a mistake in data, preset, sequence length or phases.
     """
     keras.utils.set_random_seed(config.fit.seed)
     # First what takes milliseconds, then seconds, then minutes.
@@ -56,6 +61,7 @@ def set_up(
     _check_length(config.model, loaded.max_length)
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
+    np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
     preprocessor = loaded.preprocessor
@@ -77,6 +83,9 @@ def set_up(
         target_mean=float(targets.mean()) if regression else 0.0,
         target_std=float(targets.std()) if regression else 1.0,
     )
+    groups = layer_groups(task.network, task.backbone)
+    for phase in phases_of(config):
+        set_trainable(groups, phase.train)  # refuses more blocks than there are
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "

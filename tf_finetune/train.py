@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -20,6 +21,8 @@ from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.pipeline import Store
+from tf_finetune.data.prepare import prepare
+from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.loop import FitData, OptimizerState, PhaseResult, fit_phase
@@ -41,7 +44,8 @@ class FitResult:
 
     Attributes:
         metrics: the card, as in `metrics.json`: `metrics["test"]["accuracy"]`.
-        history: one dict an epoch over all phases, as in `metrics.jsonl`.
+        history: one dict an epoch over all phases, as in `metrics.jsonl`; a head
+            that was trained only to compare with is the phase `probe-baseline`.
         model: the fine-tuned `TextTask`; `model.predict(["a text"])`.
         workdir: the run folder.
     """
@@ -81,6 +85,8 @@ def fine_tune(
     config.validate()
     run = Path(workdir)
     if folder.prepare_workdir(run, config):
+        if data is not None:
+            _check_same_data(run, config, data)
         say(f"{run} holds this run, finished; nothing to do.")
         return load_result(run)
     check_folder(run / "export")
@@ -88,9 +94,7 @@ def fine_tune(
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
     prepared, task = setup.prepared, setup.task
-    folder.write_atomically(run / "data_report.md", prepared.report)
-    folder.write_atomically(run / folder.CONFIG, config.to_json())
-    (run / "metrics.jsonl").write_text("")
+    folder.begin(run, config, prepared.report)
 
     # 3. Freeze and 4. fit, phase by phase.
     ready = time.perf_counter()
@@ -108,7 +112,8 @@ def fine_tune(
     trained = time.perf_counter()
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
-    card = _evaluate(setup, config, probe)
+    beside = probe if any(phase.train != "head" for phase in phases) else {}
+    card = _evaluate(setup, config, beside)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
     _save_model(task, run / folder.MODEL)
@@ -132,13 +137,12 @@ def fine_tune(
         "command": command,
         "data_digest": prepared.digest,
     }
+    card = json.loads(json.dumps(card, default=str))
     folder.write_atomically(run / "report.md", report.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
-    folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2, default=str) + "\n")
+    folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
     say(report.summary(card, run))
-    return FitResult(
-        metrics=card, history=[row for r in results for row in r.history], model=task, workdir=run
-    )
+    return FitResult(metrics=card, history=_history(run), model=task, workdir=run)
 
 
 def _evaluate(setup: Setup, config: FineTuneConfig, probe: Scores) -> dict[str, Any]:
@@ -172,13 +176,28 @@ def _evaluate(setup: Setup, config: FineTuneConfig, probe: Scores) -> dict[str, 
 
 def load_result(workdir: Path) -> FitResult:
     """The result of a finished run, from its folder."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return FitResult(
         metrics=json.loads((workdir / folder.CARD).read_text()),
-        history=[json.loads(line) for line in lines],
+        history=_history(workdir),
         model=load_model(workdir),
         workdir=workdir,
     )
+
+
+def _history(workdir: Path) -> list[dict[str, Any]]:
+    lines = (workdir / folder.HISTORY).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _check_same_data(workdir: Path, config: FineTuneConfig, data: Any) -> None:
+    """Data handed over in Python are not named in the configuration."""
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-compare-") as scratch:
+        digest = prepare(config, Path(scratch), data).digest
+    if digest != json.loads((workdir / folder.CARD).read_text())["data_digest"]:
+        raise UserError(
+            f'"{workdir}" holds a run on other data, with the same configuration; choose another '
+            "workdir."
+        )
 
 
 def _run_phase(
@@ -228,11 +247,15 @@ def _probe_baseline(
     setup: Setup, config: FineTuneConfig, run: Path, say: Callable[[str], None]
 ) -> Scores:
     """Scores of the head trained alone; the task is left as it was."""
-    untrained = setup.task.head.get_weights()
+    network = setup.task.network
+    frozen = {variable.path for variable in setup.task.backbone.weights}
+    # The head, and the state of every dropout's random numbers.
+    before = [(v, v.numpy()) for v in network.variables if v.path not in frozen]
     probe = phases_of(dataclasses.replace(config, phases="probe"))[0]
     probe.name = "probe-baseline"
     _, scores = _run_phase(setup, config, probe, 0, run, {}, say)
-    setup.task.head.set_weights(untrained)
+    for variable, value in before:
+        variable.assign(value)
     return scores
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
 
-CONFIG, CARD, MODEL = "config.json", "metrics.json", "model.keras"
+CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
 # What a run that failed before training may have left behind.
 _SCRATCH = {"cache"}
 # Settings that say how a file is read, which may be another than that of training.
@@ -47,6 +48,16 @@ def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
             "choose a new or an empty folder."
         )
     return False
+
+
+def begin(workdir: Path, config: FineTuneConfig, data_report: str) -> None:
+    """Makes a prepared folder that of a run; clears what an unfinished one left in it."""
+    for name in ("checkpoints", "logs"):
+        shutil.rmtree(workdir / name, ignore_errors=True)
+    (workdir / MODEL).unlink(missing_ok=True)
+    write_atomically(workdir / "data_report.md", data_report)
+    write_atomically(workdir / CONFIG, config.to_json())
+    (workdir / HISTORY).write_text("")
 
 
 def check_same_config(

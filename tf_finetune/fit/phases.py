@@ -8,7 +8,7 @@ from tf_finetune.config import FineTuneConfig, Phase
 
 
 def phases_of(config: FineTuneConfig) -> list[Phase]:
-    """The phases of a run, each with a name of its own.
+    """The phases of a run, each with a name.
 
     `probe` trains the head on the frozen backbone. `full` trains everything, or
     what `config.fit.train` selects. `probe_then_tune` does both in turn, so that the
@@ -35,7 +35,4 @@ def phases_of(config: FineTuneConfig) -> list[Phase]:
     recipes = {"probe": [probe], "full": [tune], "probe_then_tune": [probe, tune]}
     if isinstance(config.phases, str):
         return recipes[config.phases]
-    return [
-        dataclasses.replace(phase, name=phase.name or f"{number}-{phase.train.replace(':', '-')}")
-        for number, phase in enumerate(config.phases, 1)
-    ]
+    return [dataclasses.replace(phase, name=phase.name or phase.train) for phase in config.phases]
