@@ -18,6 +18,7 @@ ROOMS = (
     "errors",
     "packaged",
     "quiet",
+    "whole",
     "config_checks",
     "config",
     "recipe",

@@ -68,7 +68,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        message, status = _environment(error, command.workdir if command else None), 2
+        place = (command.output or command.workdir) if command else None
+        message, status = _environment(error, place), 2
         if not message:
             traceback.print_exc()
             message, status = f"{_OUR_FAULT}\n  {_line(argv)}\n  {_versions()}", 1
@@ -196,9 +197,9 @@ def _versions() -> str:
     return f"tf_finetune {__version__}, Python {platform.python_version()}, {platform.platform()}"
 
 
-def _environment(error: Exception, workdir: Path | None) -> str:
+def _environment(error: Exception, place: Path | None) -> str:
     """The message for a full disk or a forbidden folder; empty for any other error."""
-    place = getattr(error, "filename", None) or workdir or Path.cwd()
+    place = getattr(error, "filename", None) or place or Path.cwd()
     cause: BaseException | None = error
     while cause:
         number = cause.errno if isinstance(cause, OSError) else None

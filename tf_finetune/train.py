@@ -24,15 +24,17 @@ from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.checkpoints import bytes_of
 from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.loop import FitData, OptimizerState, PhaseResult, fit_phase
-from tf_finetune.fit.phases import phases_of
+from tf_finetune.fit.phases import phases_of, probe_baseline
 from tf_finetune.model import heads
 from tf_finetune.model.freezing import layer_groups, set_trainable
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
+from tf_finetune.whole import written_whole
 
 # What a model gives for the rows of a split, by the split's name.
 Scores = dict[str, np.ndarray]
@@ -103,8 +105,8 @@ def fine_tune(
     state: OptimizerState = {}
     phases = phases_of(config)
     with precision.computing_in(setup.precision, task.backbone):
-        if config.results.probe_baseline and phases[0].train != "head":
-            probe = _probe_baseline(setup, config, run, say)
+        if baseline := probe_baseline(config):
+            probe = _run_aside(setup, config, baseline, run, say)
         for number, phase in enumerate(phases, 1):
             result, scores = _run_phase(setup, config, phase, number, run, state, say)
             results.append(result)
@@ -243,26 +245,23 @@ def _run_phase(
     return result, scores
 
 
-def _probe_baseline(
-    setup: Setup, config: FineTuneConfig, run: Path, say: Callable[[str], None]
+def _run_aside(
+    setup: Setup, config: FineTuneConfig, phase: Phase, run: Path, say: Callable[[str], None]
 ) -> Scores:
-    """Scores of the head trained alone; the task is left as it was."""
+    """Scores of the head after a phase on it alone; the task is left as it was."""
     network = setup.task.network
     frozen = {variable.path for variable in setup.task.backbone.weights}
     # The head, and the state of every dropout's random numbers.
     before = [(v, v.numpy()) for v in network.variables if v.path not in frozen]
-    probe = phases_of(dataclasses.replace(config, phases="probe"))[0]
-    probe.name = "probe-baseline"
-    _, scores = _run_phase(setup, config, probe, 0, run, {}, say)
+    _, scores = _run_phase(setup, config, phase, 0, run, {}, say)
     for variable, value in before:
         variable.assign(value)
     return scores
 
 
 def _save_model(task: TextTask, file: Path) -> None:
-    temporary = file.with_name(f"writing-{file.name}")
-    task.save(temporary)
-    os.replace(temporary, file)
+    with written_whole(file, needed=bytes_of(task)) as temporary:
+        task.save(temporary)
 
 
 def versions() -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
+from tf_finetune.whole import written_whole
 
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
 # What a run that failed before training may have left behind.
@@ -110,9 +110,8 @@ def read_config(workdir: Path) -> FineTuneConfig:
 
 def write_atomically(file: Path, text: str) -> None:
     """Writes a text file under a temporary name, then renames it."""
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    with written_whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _check_writable(workdir: Path) -> None:
@@ -122,7 +121,7 @@ def _check_writable(workdir: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        reason = "it is a file" if workdir.is_file() else error.strerror
         raise UserError(
             f'--workdir "{workdir}" cannot be written: {reason}. Choose another folder.'
         ) from error
-        reason = "it is a file" if workdir.is_file() else error.strerror

@@ -239,8 +239,8 @@ def write(rows: Iterable[tuple[Any, ...]], table_schema: pa.Schema, path: Path) 
         if error.errno not in _UNWRITABLE:
             raise
         raise UserError(
-            f'Cannot write "{path}" ({os.strerror(error.errno)}); '
-            "it takes about as much room as the data. Choose another --workdir."
+            f'Cannot write "{path}" ({os.strerror(error.errno)}); it takes about as much room '
+            "as the data. Make room there, or choose another folder."
         ) from None
     finally:
         partial.unlink(missing_ok=True)

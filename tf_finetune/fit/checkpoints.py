@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import keras
 import numpy as np
+
+from tf_finetune.whole import written_whole
+
+_FLOAT = 4
+
+
+def bytes_of(model: keras.Model) -> int:
+    """About how large a file of the model's weights is, and rather more."""
+    return int(1.1 * _FLOAT * sum(math.prod(v.shape) for v in model.weights)) + 2**20
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -41,17 +51,15 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = logs or {}
         last = self._folder / "last.weights.h5"
-        temporary = self._folder / "writing.weights.h5"
-        self._weights.save_weights(temporary)
-        os.replace(temporary, last)
+        with written_whole(last, needed=bytes_of(self._weights)) as temporary:
+            self._weights.save_weights(temporary)
         score = (self._sign * logs[self._monitor], -logs["val_loss"])
         if not np.isfinite(score).all():
             self.model.stop_training = True  # no later epoch can mend it
         elif score > self._best:
             self._best, self.best_epoch = score, epoch
-            temporary.unlink(missing_ok=True)
-            os.link(last, temporary)
-            os.replace(temporary, self._folder / "best.weights.h5")
+            with written_whole(self._folder / "best.weights.h5") as temporary:
+                os.link(last, temporary)
         elif self._patience and epoch - self.best_epoch >= self._patience:
             self.model.stop_training = True
 

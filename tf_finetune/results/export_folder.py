@@ -153,8 +153,8 @@ def _disk_errors(parent: Path, needed: int) -> Iterator[None]:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise UserError(
                 f'The disk of the export folder "{parent}" is full: {_free(parent):,} bytes are '
-                f"free and about {needed:,} are needed. Free some space, choose another "
-                "--workdir, or pass --config.results.export=False."
+                f"free and about {needed:,} are needed. Make room there, or choose "
+                "another folder."
             ) from error
         denied = getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS)
         if denied or "Permission denied" in str(error):

@@ -1,0 +1,43 @@
+"""Files and folders that get their name only once all of them is on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, needed: int = 0) -> Iterator[Path]:
+    """Yields a temporary name beside `path`, which becomes `path` at the block's end.
+
+    After an error nothing stays under the temporary name, and what stood under
+    `path` before still does.
+
+    Args:
+        path: a file, or a folder that does not exist yet.
+        needed: about how many bytes will be written, if a full disk must be found
+            before: HDF5 crashes when the process ends with a file that did not fit.
+
+    Raises:
+        OSError: with `errno.ENOSPC`, if fewer bytes than that are free.
+    """
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    temporary = path.with_name(f"writing-{path.name}")
+    _remove(temporary)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
