@@ -16,7 +16,7 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.pipeline import plan_epoch
 from tf_finetune.fit import precision
 from tf_finetune.fit.loop import compile_phase
-from tf_finetune.fit.phases import phases_of
+from tf_finetune.fit.phases import phases_of, probe_baseline
 from tf_finetune.model.freezing import count_parameters, layer_groups, set_trainable
 
 _FLOAT = 4
@@ -45,9 +45,12 @@ def plan(config: FineTuneConfig, data: Any = None) -> str:
     with tempfile.TemporaryDirectory(prefix="tf_finetune-plan-") as folder:
         setup = set_up(config, Path(folder), data, say=lines.append)
         phases = phases_of(config)
+        if baseline := probe_baseline(config):
+            phases.insert(0, baseline)
         with precision.computing_in(setup.precision, setup.task.backbone):
             costs = [_cost(setup, config, phase) for phase in phases]
-        lines += ["", _table(phases, costs), "", _totals(setup, config, costs)]
+        cache = sum(file.stat().st_size for file in Path(folder).rglob("*"))
+        lines += ["", _table(phases, costs), "", _totals(config, costs, cache)]
         lines += ["", setup.prepared.report]
     return "\n".join(lines)
 
@@ -67,7 +70,8 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     chosen = [rows[b] for b in middle[len(middle) // 2 :][:2] or middle]
     inputs: list[Any] = [setup.tokens.batch(b) for b in chosen]
     if cached:
-        task.encoder.predict_on_batch(inputs[0])
+        for x in inputs:
+            task.encoder.predict_on_batch(x)  # traces
         began = time.perf_counter()
         inputs = [task.encoder.predict_on_batch(x) for x in inputs]
         encode_rate = sum(map(len, chosen)) / (time.perf_counter() - began)
@@ -85,6 +89,7 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     return {
         "trainable": trainable,
         "total": total,
+        "saved": count_parameters(network)[1],
         "updates": per_epoch * phase.epochs,
         "step": float(np.median(steps)),
         "seconds": first
@@ -112,17 +117,18 @@ def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
     return "\n".join([head, *rows])
 
 
-def _totals(setup: Setup, config: FineTuneConfig, costs: list[dict[str, float]]) -> str:
-    weights = costs[0]["total"] * _FLOAT
+def _totals(config: FineTuneConfig, costs: list[dict[str, float]], cache: int) -> str:
     seconds = sum(cost["seconds"] for cost in costs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Best and last of each phase, the Keras model, the export.
-    disk = weights * (sum(2 * cost["trainable"] / cost["total"] for cost in costs) + 2)
+    # Best and last of each phase, the Keras model, the export, and the data.
+    weights = sum(2 * cost["saved"] for cost in costs)
+    weights += costs[0]["total"] * (2 if config.results.export else 1)
+    disk = weights * _FLOAT + cache
     state = max(cost["trainable"] for cost in costs) * _FLOAT * _TRAINING_COPIES
     return (
         f"estimated: {_minutes(seconds)} of training, within a third or so; "
         f"memory {peak / 1e9:.1f} GB (measured while planning; {state / 1e9:.2f} GB of it for "
-        f"gradients and moments); disk {disk / 1e9:.2f} GB in the run folder"
+        f"gradients and moments); disk {disk / 1e6:,.1f} MB in the run folder"
     )
 
 
