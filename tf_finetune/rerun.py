@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tf_finetune.assemble import SPLITS
 from tf_finetune.config import DataConfig
 from tf_finetune.data import labels as label_column
+from tf_finetune.data.checks import place
+from tf_finetune.data.duplicates import scan
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.text import texts_of
+from tf_finetune.errors import UserError
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
+from tf_finetune.results.wording import NAMES, with_interval
 from tf_finetune.workdir import CARD, check_finished, read_config
 
 _CHUNK = 2048
@@ -25,7 +30,9 @@ _CHUNK = 2048
 def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None = None) -> str:
     """The card of a finished run, or the scores of its model on another file.
 
-    The test split was used when the run ended and is not used again.
+    The test split was used when the run ended and is not used again. Rows of the file
+    whose text stands in the run's training or validation split are counted, and the
+    others scored on their own too.
 
     Args:
         workdir: the run folder.
@@ -48,6 +55,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     data.classes = model.class_names
     with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
         table, labels = _labelled(data, kind, Path(scratch))
+        seen = _seen(Path(workdir), table)
         outputs = np.concatenate(
             [
                 _predict(model, texts_of(table, np.arange(i, min(i + _CHUNK, len(table)))))
@@ -56,7 +64,16 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
         )
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     scores = evaluate.score(kind, outputs, labels, model.class_names, **how)
-    return f"{path}: {len(labels):,} rows\n" + json.dumps(scores, indent=2)
+    lines = [f"{path}: {len(labels):,} rows"]
+    if seen is None:
+        lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
+    elif seen.any():
+        new = {}
+        if not seen.all():
+            new = evaluate.score(kind, outputs[~seen], labels[~seen], model.class_names, **how)
+        scores |= {"seen": int(seen.sum()), "unseen": new}
+        lines.append(_caution(kind, seen, new))
+    return "\n".join([*lines, json.dumps(scores, indent=2)])
 
 
 def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.ndarray]:
@@ -64,9 +81,34 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
     names = () if kind == "regression" else data.classes
     labels, known = label_column.encode(table, kind, names)
     for row in np.flatnonzero(~known).tolist():
-        findings.add("unknown label", f"{table['file'][row]}:{table['row'][row]}")
+        label = table["label"][row].as_py()
+        findings.add("unknown label", place(table, row), str(label))
     findings.enforce(findings.kinds(), data.bad_rows, "bad_rows")
+    if not known.any():
+        raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
     return table.take(pa.array(np.flatnonzero(known))), labels[known]
+
+
+def _seen(workdir: Path, table: pa.Table) -> np.ndarray | None:
+    """(n,) bool, rows whose text the run trained or was chosen on; None if that is unknown."""
+    cache = workdir / "cache"
+    if not ((cache / SPLITS).exists() and (cache / "rows.arrow").exists()):
+        return None
+    with np.load(cache / SPLITS) as splits:
+        used = np.concatenate([splits["train"], splits["validation"]])
+    rows = pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all()
+    return np.isin(scan(table).keys, scan(rows).keys[used])
+
+
+def _caution(kind: str, seen: np.ndarray, new: dict[str, Any]) -> str:
+    used = "stand in the data that the run trained or was chosen on"
+    if not new:
+        return f"All of them {used}: these figures say little about new texts."
+    name = evaluate.INTERVALS[kind][0]
+    return (
+        f"{seen.sum():,} of them {used}; on the other {(~seen).sum():,}: {NAMES[name]} "
+        f"{with_interval(new, name)}"
+    )
 
 
 def _predict(model: Any, columns: list[list[str]]) -> np.ndarray:
@@ -86,6 +128,7 @@ def export_run(workdir: Path, output: Path | None = None) -> str:
     Raises:
         UserError: if the run is not finished, or the folder is not ours.
     """
+    check_finished(Path(workdir))
     folder = output or Path(workdir) / "export"
     check_folder(folder)
     config = read_config(workdir)
