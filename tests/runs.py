@@ -32,7 +32,7 @@ def config_for(file: Path, **changes: Any) -> FineTuneConfig:
     config = FineTuneConfig()
     config.data.near_duplicates = 0.0
     config.data.validation = config.data.test = "0.2"
-    config.model.preset = str(file)
+    config.model.preset, config.model.sequence_length = str(file), 16
     config.fit.epochs, config.fit.probe_epochs, config.fit.global_batch = 1, 2, 16
     config.fit.precision = "float32"
     config.results.bootstrap, config.results.export = 100, False
@@ -95,6 +95,7 @@ def finished_run(preset: Path, folder: Path) -> Run:
     config = config_for(
         preset,
         path=str(folder / "texts.csv"),
+        sequence_length=0,
         epochs=15,
         learning_rate=1e-2,
         global_batch=8,

@@ -59,6 +59,9 @@ def set_up(
     sources.check(config.data, data)
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
+    groups = layer_groups(loaded.backbone, loaded.backbone)
+    for phase in phases_of(config):
+        set_trainable(groups, phase.train)  # refuses more blocks than there are
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
@@ -83,9 +86,6 @@ def set_up(
         target_mean=float(targets.mean()) if regression else 0.0,
         target_std=float(targets.std()) if regression else 1.0,
     )
-    groups = layer_groups(task.network, task.backbone)
-    for phase in phases_of(config):
-        set_trainable(groups, phase.train)  # refuses more blocks than there are
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "
