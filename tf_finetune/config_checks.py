@@ -22,6 +22,7 @@ POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RECIPES = ("probe_then_tune", "probe", "full")
 
+_LEAST_TOKENS = 8
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -108,7 +109,12 @@ def check_values(config: FineTuneConfig) -> None:
     _check_data(config.data, model.task)
     if not model.preset:
         raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")
-    _at_least("config.model.sequence_length", model.sequence_length, 0)
+    if model.sequence_length and model.sequence_length < _LEAST_TOKENS:
+        raise UserError(
+            f"config.model.sequence_length is {model.sequence_length}; it must be at least "
+            f"{_LEAST_TOKENS}, of which the model takes two or three itself, or 0 to choose it "
+            "from the data."
+        )
     for name, value in (
         ("config.model.dropout", model.dropout),
         ("config.fit.warmup", fit.warmup),
@@ -119,7 +125,8 @@ def check_values(config: FineTuneConfig) -> None:
         _at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate"):
         _positive(f"config.fit.{field}", getattr(fit, field))
-    for field in ("weight_decay", "clip", "patience", "seed"):
+    _check_seed("config.fit.seed", fit.seed)
+    for field in ("weight_decay", "clip", "patience"):
         _at_least(f"config.fit.{field}", getattr(fit, field), 0)
     _check_selector("config.fit.train", fit.train)
     _at_least("config.results.bootstrap", config.results.bootstrap, 100)
@@ -132,8 +139,8 @@ def _check_data(data: DataConfig, task: str) -> None:
         raise UserError("config.data.path and config.data.tfds are both set; choose one.")
     for field in ("leaks", "duplicates", "conflicts", "bad_rows"):
         one_of(f"config.data.{field}", getattr(data, field), POLICIES)
-    for field in ("limit", "seed"):
-        _at_least(f"config.data.{field}", getattr(data, field), 0)
+    _check_seed("config.data.seed", data.seed)
+    _at_least("config.data.limit", data.limit, 0)
     _at_least("config.data.min_per_class", data.min_per_class, 1)
     _fraction("config.data.near_duplicates", data.near_duplicates)
     if data.where and not data.where.partition("=")[1]:
@@ -204,6 +211,11 @@ def _check_selector(name: str, value: str) -> None:
     if value in ("head", "all") or (kind == "last" and count.isdigit() and int(count) > 0):
         return
     raise UserError(f'{name} is "{value}"; allowed: head, all, last:K with K at least 1.')
+
+
+def _check_seed(name: str, value: int) -> None:
+    if not 0 <= value < 2**32:
+        raise UserError(f"{name} is {value}; it must be at least 0 and below 2**32.")
 
 
 def _at_least(name: str, value: float, least: int) -> None:

@@ -33,7 +33,7 @@ def load_recipe(path: str | Path) -> FineTuneConfig:
         exec(compile(file.read_bytes(), str(file), "exec"), names)
         get_config = names.get("get_config")
         config = get_config() if callable(get_config) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script given for a recipe may exit
         raise UserError(_what_failed(file, error)) from error
     if not callable(get_config):
         raise UserError(
@@ -63,7 +63,7 @@ def _check_file(file: Path) -> None:
         )
 
 
-def _what_failed(file: Path, error: Exception) -> str:
+def _what_failed(file: Path, error: BaseException) -> str:
     """`recipe.py, line 7: AttributeError: ...`, with the nearest name for a misspelt setting."""
     if isinstance(error, SyntaxError):
         message, line = error.msg, error.lineno if error.filename == str(file) else None
@@ -75,7 +75,7 @@ def _what_failed(file: Path, error: Exception) -> str:
     return f"{where}: {type(error).__name__}: {message}.{_misspelt(error)}"
 
 
-def _misspelt(error: Exception) -> str:
+def _misspelt(error: BaseException) -> str:
     if not isinstance(error, AttributeError | TypeError):
         return ""
     words = re.findall(r"\w+", str(error))
