@@ -234,7 +234,7 @@ def _parquet(name: str, path: Path, columns: Columns) -> Iterator[Record]:
         try:
             table = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f'"{name}" is not a Parquet file: {error}.') from None
+            raise UserError(f'"{name}" is not a Parquet file: {str(error).rstrip(".")}.') from None
         columns.find_in(f'"{name}"', table.schema_arrow.names)
         yield from _parquet_rows(name, table, columns)
 

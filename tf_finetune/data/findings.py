@@ -83,9 +83,10 @@ class Findings:
         places = [place for kind in found for place in self._kinds[kind].examples]
         shown = "; ".join(_place(*place) for place in places[:3])
         more = f"; and {total - 3:,} more" if total > 3 else ""
+        encoding = " set --config.data.encoding," if "undecodable bytes" in found else ""
         raise UserError(
             f"Found {self.summary(found)}: {shown}{more}. "
-            f"Mend the data, or pass --config.data.{option}=drop to leave such rows out "
+            f"Mend the data,{encoding} or pass --config.data.{option}=drop to leave such rows out "
             "(now error; allowed: error, drop, warn)."
         )
 

@@ -87,13 +87,16 @@ def refuse_one_value(labels: np.ndarray, names: tuple[str, ...], config: DataCon
     )
 
 
-def refuse_small_classes(labels: np.ndarray, names: tuple[str, ...], config: DataConfig) -> None:
+def refuse_small_classes(
+    labels: np.ndarray, names: tuple[str, ...], config: DataConfig, found: str = ""
+) -> None:
     """Raises `UserError` if a class has fewer training rows than `config.data.min_per_class`.
 
     Args:
         labels: of the training rows, int classes or multi-hot.
         names: the classes.
         config: has the least number of rows.
+        found: what was found wrong with rows, which may be why so few are left.
     """
     counts = count_classes(labels, len(names))
     small = [
@@ -104,9 +107,10 @@ def refuse_small_classes(labels: np.ndarray, names: tuple[str, ...], config: Dat
     if not small:
         return
     more = f" and {len(small) - 5} more classes" if len(small) > 5 else ""
+    why = f" (found in the data: {found})" if found else ""
     raise UserError(
         f"config.data.min_per_class is {config.min_per_class}, but of training rows class "
-        f"{', '.join(small[:5])}{more}. Add rows, lower it, or leave such classes out: list "
+        f"{', '.join(small[:5])}{more}{why}. Add rows, lower it, or leave such classes out: list "
         "the others in config.data.classes and pass --config.data.bad_rows=drop."
     )
 

@@ -180,7 +180,9 @@ def _refuse_what_cannot_train(
         )
     label_column.refuse_one_value(training, names, data)
     if names:
-        label_column.refuse_small_classes(training, names, data)
+        label_column.refuse_small_classes(
+            training, names, data, findings.summary() if findings.kinds() else ""
+        )
     checks.absent_classes(sides, labels, names, made, findings)
 
 

@@ -93,7 +93,10 @@ class Rows:
                 f"found: {quoted(self._names['where'])}."
             )
         counts = (f"{self.findings.count(kind):,} x {kind}" for kind in self.findings.kinds())
-        raise UserError(f"No row of the data can be used: {', '.join(counts)}.")
+        raise UserError(
+            f"No row of the data can be used: {', '.join(counts)}. "
+            "Check config.data.text and config.data.label."
+        )
 
     def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
         labels = Labels(self._task, self._config.label_separator)

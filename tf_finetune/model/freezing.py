@@ -81,7 +81,10 @@ def _opened(train: str, blocks: int) -> int:
         return blocks + 1
     count = int(train.removeprefix("last:"))
     if count > blocks:
-        raise UserError(f'train="{train}", but the backbone has {blocks} blocks; use all.')
+        raise UserError(
+            f'train="{train}", but the backbone has {blocks} blocks; set last:{blocks} or less in '
+            "config.fit.train or the Phase."
+        )
     return count
 
 
