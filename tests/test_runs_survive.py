@@ -176,6 +176,15 @@ def test_the_disk_gets_full_in_training(
     assert not [path for path in left if "writing" in path or "unfinished" in path]
 
 
+def test_a_disk_too_small_for_the_run_is_found_before_training(
+    run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "bytes_of", lambda model: 30 * 10**6)
+    message = refusal(["--config=same.py", "--workdir=disk/run"], disk, capfd)
+    assert '--workdir "disk/run": its disk has 67 MB free' in message
+    assert "take 90 MB or more. Make room there, or choose another folder" in message
+
+
 @pytest.mark.parametrize("when", ["before", "while it writes"])
 def test_the_disk_gets_full_in_a_second_export(
     when: str, run: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any

@@ -95,7 +95,9 @@ def fine_tune(
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
-    prepared, task = setup.prepared, setup.task
+    prepared, task, phases = setup.prepared, setup.task, phases_of(config)
+    copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
+    folder.check_room(run, copies * bytes_of(task))
     folder.begin(run, config, prepared.report)
 
     # 3. Freeze and 4. fit, phase by phase.
@@ -103,7 +105,6 @@ def fine_tune(
     probe: Scores = {}
     results: list[PhaseResult] = []
     state: OptimizerState = {}
-    phases = phases_of(config)
     with precision.computing_in(setup.precision, task.backbone):
         if baseline := probe_baseline(config):
             probe = _run_aside(setup, config, baseline, run, say)

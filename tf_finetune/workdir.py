@@ -60,6 +60,17 @@ def begin(workdir: Path, config: FineTuneConfig, data_report: str) -> None:
     (workdir / HISTORY).write_text("")
 
 
+def check_room(workdir: Path, needed: int) -> None:
+    """Raises `UserError` unless the folder's disk has so many bytes free."""
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f'--workdir "{workdir}": its disk has {free / 1e6:,.0f} MB free, but checkpoints, '
+            f"model and export take {needed / 1e6:,.0f} MB or more. Make room there, or choose "
+            "another folder."
+        )
+
+
 def check_same_config(
     workdir: Path,
     config: FineTuneConfig,
