@@ -148,7 +148,6 @@ def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPat
         (train, "_run_phase", []),
         (KeepBest, "on_epoch_end", []),
         (train, "_save_model", []),
-        (train.export, "export", ["model.keras"]),
         (export, "_write", ["model.keras"]),
         (train.report, "render", ["model.keras"]),
     ],

@@ -155,7 +155,7 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
         config = read_config(run) if run else FineTuneConfig()
     config, texts = override(config, rest, known=tuple(values))
     if not values.workdir and values.mode != "plan":
-        raise UserError("--workdir is missing; it names the run's folder.")
+        raise UserError("--workdir is missing; it names the run's folder, as --workdir=runs/first.")
     config.validate()
     if run:
         check_finished(run)
