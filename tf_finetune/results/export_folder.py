@@ -29,7 +29,9 @@ def check_folder(folder: str | os.PathLike) -> None:
     parent = Path(folder) / "saved_model"
     for path in (Path(folder), parent):
         if path.exists() and not path.is_dir():
-            raise UserError(f'The export folder "{path}" is a file; move it away, or choose another.')
+            raise UserError(
+                f'The export folder "{path}" is a file; move it away, or choose another.'
+            )
     if not parent.exists():
         return
     found = {path.name for path in parent.iterdir()}
