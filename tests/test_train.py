@@ -1,9 +1,12 @@
 """Whole runs, from data to a saved model, on a tiny random BERT."""
 
 import copy
+import io
 import json
 import shutil
+import zipfile
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -89,6 +92,18 @@ def test_what_is_said_of_a_phase(finished):
 def test_the_saved_model_predicts_bit_for_bit_the_same(finished):
     model = load_model(finished.result.workdir)
     np.testing.assert_array_equal(model.predict(SAMPLE), finished.result.model.predict(SAMPLE))
+
+
+def test_the_saved_model_holds_each_weight_once_and_nothing_else(finished):
+    sizes = {}
+    with (
+        zipfile.ZipFile(finished.result.workdir / "model.keras") as parts,
+        h5py.File(io.BytesIO(parts.read("model.weights.h5"))) as file,
+    ):
+        file.visititems(lambda name, found: sizes.update({name: getattr(found, "size", 0)}))
+    random = sum(size for name, size in sizes.items() if "seed_generator" in name)
+    assert sum(sizes.values()) - random == finished.result.model.count_params()
+    assert not [name for name in sizes if "optimizer" in name]
 
 
 def test_no_text_of_a_held_out_row_was_trained_on(finished):

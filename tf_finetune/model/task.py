@@ -109,6 +109,11 @@ class TextTask(keras_hub.models.Task):
         """Token ids to probabilities, scores or values."""
         return self._views.models["scorer"]
 
+    def __dir__(self) -> list[str]:
+        # Keras saves what it finds here: with the views also their optimiser, which is
+        # twice as large as the weights.
+        return [name for name in super().__dir__() if name not in self._views.models]
+
     def predict(self, x: Any, batch_size: int = 64, **kwargs: Any) -> np.ndarray:
         """Probabilities, scores or values for strings, or for anything Keras takes.
 
