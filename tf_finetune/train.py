@@ -152,12 +152,7 @@ def _evaluate(setup: Setup, config: FineTuneConfig, probe: Scores) -> dict[str, 
     """The card: the model, the probe alone and the majority on the same test rows."""
     task, prepared = setup.task, setup.prepared
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
-    outputs = {
-        name: outputs_of(
-            task.scorer, setup.tokens, prepared.splits[name], batch_size=config.fit.eval_batch
-        )
-        for name in ("validation", "test")
-    }
+    outputs = _held_out(task.scorer, setup.tokens, prepared.splits, config.fit.eval_batch)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     kind, names = task.kind, task.class_names
     baselines = {
@@ -240,10 +235,20 @@ def _run_phase(
     )
     scores = {}
     if phase.train == "head":
-        for name in ("validation", "test"):
-            logits = outputs_of(network, store, splits[name], batch_size=config.fit.eval_batch)
-            scores[name] = np.asarray(keras.activations.get(heads.activation(task.kind))(logits))
+        activate = keras.activations.get(heads.activation(task.kind))
+        logits = _held_out(network, store, splits, config.fit.eval_batch)
+        scores = {name: np.asarray(activate(found)) for name, found in logits.items()}
     return result, scores
+
+
+def _held_out(
+    model: keras.Model, store: Store, splits: dict[str, np.ndarray], batch_size: int
+) -> Scores:
+    """What a model gives for validation and test, in one pass."""
+    names = ("validation", "test")
+    rows = np.concatenate([splits[name] for name in names])
+    found = outputs_of(model, store, rows, batch_size=batch_size)
+    return dict(zip(names, np.split(found, [len(splits["validation"])]), strict=True))
 
 
 def _run_aside(

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
 
@@ -35,7 +36,13 @@ def outputs_of(
     """
     labels = np.zeros(int(rows.max()) + 1, "int8")
     dataset = evaluation_dataset(store, labels, rows, batch_size=batch_size)
-    found = model.predict(dataset.map(lambda x, _: x), verbose=0)
+    # Traced once for all shapes: `model.predict` would trace anew for several of them.
+    step = tf.function(
+        lambda x: model(x, training=False),
+        input_signature=[dataset.element_spec[0]],
+        autograph=False,
+    )
+    found = np.concatenate([step(x).numpy() for x, _ in dataset])
     outputs = np.empty_like(found)
     outputs[evaluation_order(store, rows)] = found
     return outputs
