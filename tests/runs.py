@@ -1,5 +1,6 @@
 """Small whole runs: a tiny pretrained model, toy data, and settings that suit both."""
 
+import copy
 import csv
 import dataclasses
 from pathlib import Path
@@ -109,3 +110,15 @@ def finished_run(preset: Path, folder: Path) -> Run:
 def files_of(folder: Path) -> dict[str, int]:
     """Every file below a folder, with the time of its last change."""
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.rglob("*")}
+
+
+def without_times(card: dict) -> dict:
+    """What two equal runs have in common."""
+    card = copy.deepcopy(card)
+    for name in ("seconds", "train_seconds", "peak_memory_bytes", "export"):
+        card.pop(name)
+    for phase in card["phases"]:
+        del phase["seconds"], phase["first_step_seconds"]
+        for row in phase["history"]:
+            del row["seconds"], row["examples_per_second"]
+    return card

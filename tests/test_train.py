@@ -27,18 +27,6 @@ def train(config, workdir, data=None):
     return fine_tune(config, workdir, data, say=lambda line: None)
 
 
-def without_times(card):
-    """What two equal runs have in common."""
-    card = copy.deepcopy(card)
-    for name in ("seconds", "train_seconds", "peak_memory_bytes", "export"):
-        card.pop(name)
-    for phase in card["phases"]:
-        del phase["seconds"], phase["first_step_seconds"]
-        for row in phase["history"]:
-            del row["seconds"], row["examples_per_second"]
-    return card
-
-
 def assert_equal_weights(a, b):
     for x, y in zip(a.weights, b.weights, strict=True):
         np.testing.assert_array_equal(x.numpy(), y.numpy(), err_msg=x.path)
@@ -210,7 +198,7 @@ def test_an_unfinished_run_begins_again_and_ends_the_same(probes, tmp_path):
     for name in ("metrics.json", "model.keras"):
         (folder / name).unlink()
     again = train(config, folder, runs.of_one_length())
-    assert without_times(again.metrics) == without_times(probes[0].metrics)
+    assert runs.without_times(again.metrics) == runs.without_times(probes[0].metrics)
     assert_equal_weights(again.model, probes[0].model)
     assert len(again.history) == len(probes[0].history)
     assert len(list((folder / "logs" / "1-probe" / "train").glob("events*"))) == 1
