@@ -56,7 +56,9 @@ def test_only_the_rows_that_are_asked_for_are_tokenised(preprocessor, tmp_path):
     store = tokenize(preprocessor, pa.table({"text": texts}), rows, tmp_path, "digest")
     assert np.flatnonzero(store.lengths).tolist() == [4, 17, 30]
     expected = pad(preprocessor, encode(preprocessor, [texts[17], texts[4]]))
-    np.testing.assert_array_equal(store.batch(np.array([17, 4]))["token_ids"], expected["token_ids"])
+    np.testing.assert_array_equal(
+        store.batch(np.array([17, 4]))["token_ids"], expected["token_ids"]
+    )
 
 
 def test_tokens_are_read_again_not_made_again(preprocessor, tmp_path):
