@@ -1,4 +1,4 @@
-# install | demo | test | test-all | lint | bench | clean
+# install | demo | test | test-real | test-all | lint | bench | clean
 # PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder the environment.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,6 +17,7 @@ help:
 	@echo "make install   make $(VENV) with the package, its tools and the demo's files"
 	@echo "make demo      fine-tune on movie reviews, evaluate, export, predict ($(RUN))"
 	@echo "make test      the fast tests"
+	@echo "make test-real the tests on the real model and data"
 	@echo "make test-all  all tests, with coverage"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     side by side with the Hugging Face Trainer"
@@ -41,6 +42,9 @@ demo: install
 
 test: install
 	$(PY) -m pytest -n 2 -m "not real"
+
+test-real: install
+	$(PY) -m pytest -n 2 -m real
 
 test-all: install
 	$(PY) -m pytest -n 2 --cov --cov-report=term
