@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "rerun": {"evaluate_run": "accuracy 0.9", "export_run": "exported"},
         "results.load": {"load_model": "the model"},
         "results.predict": {
-            "predict_file": types.SimpleNamespace(rows=1234, left_out=2, output=Path("o.csv")),
+            "predict_file": types.SimpleNamespace(rows=1234, undecodable=2, output=Path("o.csv")),
             "predict_texts": ["a row"],
             "format_predictions": "good  98.2%",
         },
@@ -154,7 +154,7 @@ def test_predict_file(
     assert name == "predict_file"
     assert args[:3] == ("the model", str(data), Path("o.csv"))
     assert args[3].fit.epochs == 7
-    assert capsys.readouterr().out == "1,234 predictions written to o.csv, 2 rows left out\n"
+    assert capsys.readouterr().out == "1,234 predictions written to o.csv, 2 from damaged text\n"
 
 
 def test_how_a_new_file_is_read_may_differ_from_the_run(

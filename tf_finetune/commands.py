@@ -125,8 +125,8 @@ def _predict(command: Command) -> None:
         return
     done = predict_file(model, command.input, command.output, command.config)
     if done.output:
-        left_out = f", {done.left_out:,} rows left out" if done.left_out else ""
-        print(f"{done.rows:,} predictions written to {done.output}{left_out}")
+        damaged = f", {done.undecodable:,} from damaged text" if done.undecodable else ""
+        print(f"{done.rows:,} predictions written to {done.output}{damaged}")
 
 
 _DO: dict[str, Callable[[Command], None]] = {

@@ -36,13 +36,11 @@ class Predicted:
         undecodable: rows with bytes that are no text in `config.data.encoding`,
             predicted from the rest unless `config.data.bad_rows` is `error`.
         output: the file; None for stdout.
-        left_out: rows without a prediction; none since all rows are kept.
     """
 
     rows: int
     undecodable: int
     output: Path | None
-    left_out: int = 0
 
 
 def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[dict]:
