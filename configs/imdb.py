@@ -3,9 +3,8 @@
     python -m tf_finetune.main --config=configs/imdb.py --workdir=runs/imdb
 
 25,000 reviews and the pretrained MiniLM, both from requirements-demo.txt. A review is
-cut to 256 tokens, and 4,000 of the 21,500 training rows are used, to end in about
-half an hour on 2 cores; `--config.data.limit=0` takes all, and some five times as
-long. The results table in README.md has the accuracy and time to expect.
+cut to 256 tokens, and 4,000 of the 21,500 training rows are used, so that 2 cores
+need minutes, not hours (`--mode=plan` says how many); `--config.data.limit=0` takes all.
 """
 
 from tf_finetune import FineTuneConfig

@@ -250,7 +250,7 @@ for name in ("small", "large"):
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
 def test_a_large_file_takes_no_more_memory_than_a_small_one(here, kind):
     text = "many words make a long text " * 100
-    for name, count in (("small", 3_000), ("large", 24_000)):
+    for name, count in (("small", 3_000), ("large", 72_000)):
         path = here / f"{name}{kind}"
         if kind == ".csv":
             path.write_text("text,label\n" + f"{text},a\n" * count)
@@ -259,13 +259,14 @@ def test_a_large_file_takes_no_more_memory_than_a_small_one(here, kind):
         else:
             table = pa.table({"text": [text] * count, "label": ["a"] * count})
             pq.write_table(table, path, compression="none", use_dictionary=False)
-        assert name == "small" or path.stat().st_size > 60e6
+        assert name == "small" or path.stat().st_size > 190e6
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, kind], capture_output=True, text=True, check=True
     )
     (few, low), (many, high) = (map(int, line.split()) for line in done.stdout.splitlines())
-    assert (few, many) == (3_000, 24_000)
-    assert high - low < 30_000  # KiB; the file has 67,000
+    assert (few, many) == (3_000, 72_000)
+    # KiB; the file has 200,000. Arrow keeps some tens of thousands for Parquet pages.
+    assert high - low < 80_000
 
 
 @pytest.mark.real
