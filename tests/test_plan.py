@@ -29,7 +29,8 @@ def planned(preset, tmp_path_factory):
 
 def test_each_phase_has_its_parameters_updates_and_rate(planned):
     text, _ = planned
-    columns = r"^(\S+) +([\d,]+) +([\d,]+) +([\d,]+) +(\S+) +([\d.]+) +([\d.]+) (?:s|min)$"
+    columns = r"^(\S+) +([\d,]+) +([\d,]+) +([\d,]+) +(\S+) +([\d.]+) +([\d.]+) (?:s|min)"
+    columns += r" +([\d.]+) GB +([\d.,]+) MB$"
     found = {name: rest for name, *rest in re.findall(columns, text, re.MULTILINE)}
     assert list(found) == ["probe-baseline", "last:1", "everything"]
     counts = {name: [int(n.replace(",", "")) for n in rest[:3]] for name, rest in found.items()}
@@ -39,6 +40,13 @@ def test_each_phase_has_its_parameters_updates_and_rate(planned):
     assert counts["last:1"] == [34 + block, total - 34 - block, 3 * 3]
     assert counts["everything"] == [total, 0, 2 * 3]
     assert [rest[3] for rest in found.values()] == ["3.0e-03", "2.0e-04", "1.0e-05"]
+    # A process with TensorFlow in it; phases share it, so the most never falls.
+    memory = [float(rest[6]) for rest in found.values()]
+    assert memory == sorted(memory)
+    assert 0.2 < memory[0] < 24
+    # The best and the last weights: of the head alone where that is all that runs.
+    disk = [float(rest[7].replace(",", "")) for rest in found.values()]
+    assert disk == [0.0, *[round(2 * 4 * total / 1e6, 1)] * 2]
 
 
 def test_the_whole_is_estimated_and_the_data_are_reported(planned):

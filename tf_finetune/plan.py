@@ -20,8 +20,7 @@ from tf_finetune.fit.phases import phases_of, probe_baseline
 from tf_finetune.model.freezing import count_parameters, layer_groups, set_trainable
 
 _FLOAT = 4
-# Gradients and two moments, each as large as the weights that train.
-_TRAINING_COPIES = 3
+_CHECKPOINTS = 2  # best and last
 
 
 def plan(config: FineTuneConfig, data: Any = None) -> str:
@@ -89,7 +88,9 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     return {
         "trainable": trainable,
         "total": total,
-        "saved": count_parameters(network)[1],
+        "disk": _CHECKPOINTS * _FLOAT * count_parameters(network)[1],
+        # Of the process: what was freed is seldom given back before a run ends.
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "updates": per_epoch * phase.epochs,
         "step": float(np.median(steps)),
         "seconds": first
@@ -105,13 +106,14 @@ def _step(network: Any, x: Any, y: np.ndarray) -> float:
 
 
 def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
-    names = ("trainable", "frozen", "updates", "rate", "s/step", "about")
-    widths = (12, 12, 9, 9, 9, 9)
+    names = ("trainable", "frozen", "updates", "rate", "s/step", "about", "memory", "disk")
+    widths = (12, 12, 9, 9, 9, 10, 10, 11)
     head = f"{'phase':<16}" + "".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
     rows = [
         f"{phase.name:<16}{int(cost['trainable']):>12,}"
         f"{int(cost['total'] - cost['trainable']):>12,}{int(cost['updates']):>9,}"
-        f"{phase.learning_rate:>9.1e}{cost['step']:>9.3f}{_minutes(cost['seconds']):>9}"
+        f"{phase.learning_rate:>9.1e}{cost['step']:>9.3f}{_minutes(cost['seconds']):>10}"
+        f"{cost['memory'] / 1e9:>7.1f} GB{cost['disk'] / 1e6:>8,.1f} MB"
         for phase, cost in zip(phases, costs, strict=True)
     ]
     return "\n".join([head, *rows])
@@ -119,16 +121,13 @@ def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
 
 def _totals(config: FineTuneConfig, costs: list[dict[str, float]], cache: int) -> str:
     seconds = sum(cost["seconds"] for cost in costs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Best and last of each phase, the Keras model, the export, and the data.
-    weights = sum(2 * cost["saved"] for cost in costs)
-    weights += costs[0]["total"] * (2 if config.results.export else 1)
-    disk = weights * _FLOAT + cache
-    state = max(cost["trainable"] for cost in costs) * _FLOAT * _TRAINING_COPIES
+    # Beside the checkpoints: the Keras model, the export, and the data.
+    model = costs[0]["total"] * (2 if config.results.export else 1) * _FLOAT
+    disk = sum(cost["disk"] for cost in costs) + model + cache
     return (
-        f"estimated: {_minutes(seconds)} of training, within a third or so; "
-        f"memory {peak / 1e9:.1f} GB (measured while planning; {state / 1e9:.2f} GB of it for "
-        f"gradients and moments); disk {disk / 1e6:,.1f} MB in the run folder"
+        f"estimated: {_minutes(seconds)} of training, within a third or so; memory "
+        f"{max(cost['memory'] for cost in costs) / 1e9:.1f} GB (the most while planning); "
+        f"disk {disk / 1e6:,.1f} MB in the run folder"
     )
 
 

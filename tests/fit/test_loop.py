@@ -24,7 +24,9 @@ def data(tmp_path):
     return FitData(store=store, labels=labels, train=ROWS[:48], validation=ROWS[48:])
 
 
-def run(task, data, tmp_path, train="all", *, state=None, network=None, **changes):
+def run(
+    task, data, tmp_path, train="all", *, state=None, network=None, say=lambda _: None, **changes
+):
     phase = Phase(name="p", train=train, epochs=2, learning_rate=1e-2)
     fit = FitConfig(global_batch=8, precision="float32")
     for key, value in changes.items():
@@ -41,7 +43,7 @@ def run(task, data, tmp_path, train="all", *, state=None, network=None, **change
         number=1,
         state={} if state is None else state,
         full=task.network,
-        say=lambda line: None,
+        say=say,
     )
 
 
@@ -111,6 +113,19 @@ def test_phase_ends_on_its_best_epoch(data, tmp_path):
     assert accuracy == pytest.approx(scores[result.best_epoch - 1][0], abs=1e-6)
     files = {f.name for f in (tmp_path / "checkpoints" / "1-p").iterdir()}
     assert files == {"best.weights.h5", "last.weights.h5"}
+
+
+def test_a_phase_never_ends_worse_on_validation_than_it_began(data, tmp_path):
+    task, said = tiny_task(), []
+    run(task, data, tmp_path, epochs=12)
+    before = task.network.get_weights()
+    # A rate far too high ruins what the first phase learned.
+    result = run(task, data, tmp_path, epochs=2, learning_rate=3.0, clip=0.0, say=said.append)
+    assert result.history[-1]["val_accuracy"] < result.start["val_accuracy"]
+    assert result.best_epoch == 0
+    assert "none of 2 epochs was better than the start" in said[-1]
+    for a, b in zip(before, task.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_patience_ends_a_phase_that_no_longer_improves(data, tmp_path):

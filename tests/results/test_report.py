@@ -145,6 +145,8 @@ def test_cautions_are_those_that_apply():
     assert "wider than ten points" in text
     assert "still improving at its last epoch" in text
     assert "Fewer than 30 test rows" in text
+    card["phases"] = [phase(best_epoch=0)]
+    assert "No epoch of phase `tune` was better on validation" in render(card, config, prepared)
     text = render(*make(n=2000))
     assert "wider than ten points" not in text
     assert "still improving" not in text

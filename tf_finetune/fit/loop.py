@@ -50,7 +50,9 @@ class PhaseResult:
     Attributes:
         trainable: parameters that trained, of `total`.
         seconds: of the whole phase, with validation and checkpoints.
-        best_epoch: counted from 1; its weights are the phase's result.
+        start: validation figures before the first epoch.
+        best_epoch: counted from 1; its weights are the phase's result. 0 where no
+            epoch was better than the start, whose weights are then kept.
         history: one dict an epoch, as in `metrics.jsonl`.
     """
 
@@ -60,6 +62,7 @@ class PhaseResult:
     total: int
     seconds: float
     first_step_seconds: float
+    start: dict[str, float]
     best_epoch: int
     history: list[dict]
     audit: Audit
@@ -139,7 +142,12 @@ def fit_phase(
         f"({trainable / total:.1%}), rate {phase.learning_rate:g}"
     )
     title = re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")
-    best = KeepBest(workdir / "checkpoints" / title, *heads.monitor(kind), phase.patience)
+    validation = evaluation_dataset(
+        data.store, data.labels, data.validation, batch_size=fit.eval_batch
+    )
+    found = network.evaluate(validation, return_dict=True, verbose=0)
+    start = {f"val_{key}": float(value) for key, value in found.items()}
+    best = KeepBest(workdir / "checkpoints" / title, *heads.monitor(kind), phase.patience, start)
     log = MetricsLog(workdir / "metrics.jsonl", phase.name, len(data.train))
     callbacks: list[Any] = [
         Progress(phase.name, len(data.train), fit.global_batch),
@@ -154,16 +162,14 @@ def fit_phase(
         ),
         steps_per_epoch=math.ceil(len(data.train) / fit.global_batch),
         epochs=phase.epochs,
-        validation_data=evaluation_dataset(
-            data.store, data.labels, data.validation, batch_size=fit.eval_batch
-        ),
+        validation_data=validation,
         callbacks=callbacks,
         shuffle=False,  # the dataset has its own order
         verbose=0,
     )
     audit = snapshot.check()
     state.update(optimizer.state())
-    if best.best_epoch < 0:
+    if not best.finite_epochs:
         raise UserError(
             f"phase {phase.name}: training has diverged, its validation loss is no number. Lower "
             f"its learning rate {phase.learning_rate:g}, or set --config.fit.precision=float32."
@@ -176,7 +182,8 @@ def fit_phase(
         total=total,
         seconds=round(time.perf_counter() - began, 3),
         first_step_seconds=round(log.first_step_seconds or 0.0, 3),
-        best_epoch=best.best_epoch + 1,
+        start=start,
+        best_epoch=best.best_epoch,
         history=log.rows,
         audit=audit,
     )
@@ -185,10 +192,15 @@ def fit_phase(
 
 
 def _summary(result: PhaseResult, monitor: str) -> str:
-    row = result.history[result.best_epoch - 1]
+    row = result.history[result.best_epoch - 1] if result.best_epoch else result.start
+    best = (
+        f"best of {len(result.history)} epochs is {result.best_epoch}"
+        if result.best_epoch
+        else f"none of {len(result.history)} epochs was better than the start, which is kept"
+    )
     return (
-        f"phase {result.name}: best of {len(result.history)} epochs is {result.best_epoch}, "
-        f"{monitor} {row[monitor]:.4f}, val_loss {row['val_loss']:.4f}; "
+        f"phase {result.name}: {best}, {monitor} {row[monitor]:.4f}, "
+        f"val_loss {row['val_loss']:.4f}; "
         f"{result.seconds:.0f} s; audit: {result.audit.trained_moved} variables moved, "
         f"{result.audit.frozen_unchanged} frozen bit-identical"
     )

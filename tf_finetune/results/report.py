@@ -175,6 +175,11 @@ def _cautions(card: Mapping[str, Any]) -> str:
                 f"Phase `{phase['name']}` was still improving at its last epoch; more epochs may "
                 "give more."
             )
+        elif phase["best_epoch"] == 0:
+            found.append(
+                f"No epoch of phase `{phase['name']}` was better on validation than its start, "
+                "which was kept; a lower learning rate may do better."
+            )
     return "\n".join(f"- {line}" for line in found)
 
 
