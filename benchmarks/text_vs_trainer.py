@@ -2,9 +2,10 @@
 
 For each seed, one process after another on the same split of the same reviews and
 from the same weights: the Trainer at each of its learning rates, then
-`python -m tf_finetune.main --config=configs/reviews.py`. The Trainer's learning rate
-is chosen on validation, for each seed. Times are of whole processes and of training
-alone. Every finished run is kept in `--out`; the same command goes on from there.
+`python -m tf_finetune.main --config=configs/reviews.py` at each of ours. Of either
+side the learning rate is chosen on validation, for each seed; only that run counts.
+Times are of whole processes and of training alone. Every finished run is kept in
+`--out`; the same command goes on from there.
 
     python benchmarks/text_vs_trainer.py            # 3 seeds
     python benchmarks/text_vs_trainer.py --seeds=0 --limit=256 --epochs=1   # a quick try
@@ -35,7 +36,7 @@ CONFIG = HERE.parent / "configs" / "reviews.py"
 
 
 def recipe(seed: int, limit: int) -> FineTuneConfig:
-    """The reviews recipe with this split and order."""
+    """The reviews recipe with this split and order, still at its own rate."""
     config = load_recipe(CONFIG)
     config.data.seed = config.fit.seed = seed
     config.data.limit = limit
@@ -88,6 +89,7 @@ def run_ours(config: FineTuneConfig, folder: Path, digest: str) -> dict[str, Any
         f"--config.data.seed={config.data.seed}",
         f"--config.fit.seed={config.fit.seed}",
         f"--config.data.limit={config.data.limit}",
+        f"--config.fit.learning_rate={config.fit.learning_rate}",
     ]
     seconds = timed(command)
     card = json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
@@ -102,31 +104,39 @@ def run_ours(config: FineTuneConfig, folder: Path, digest: str) -> dict[str, Any
 
 
 def run_seed(options: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
-    """All runs of one seed: `{"peer": the one chosen on validation, "ours": ...}`."""
+    """All runs of one seed; `{"peer": ..., "ours": ...}`, each chosen on validation."""
     config = recipe(seed, options.limit)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digest = write_split(config, folder)
-        peers = []
+        peers, ours = [], []
         for rate in options.rates:
             key = {"who": "peer", "seed": seed, "rate": rate, "epochs": options.epochs}
             key |= {"bf16": options.peer_bf16, "data": {"digest": digest}}
             found = once(options.out, key, partial(run_peer, options, folder, rate, seed))
             peers.append(found | {"rate": rate})
-        key = {"who": "ours", "seed": seed, "limit": options.limit}
-        key |= {"data": {"digest": digest}, "config": dataclasses.asdict(config)}
-        # Through JSON, so that it compares equal to what is read back.
-        key = json.loads(json.dumps(key))
-        ours = once(options.out, key, partial(run_ours, config, folder, digest))
-    return {"peer": max(peers, key=lambda peer: peer["validation_accuracy"]), "ours": ours}
+        for rate in options.our_rates:
+            config.fit.learning_rate = rate
+            key = {"who": "ours", "seed": seed, "rate": rate, "limit": options.limit}
+            key |= {"data": {"digest": digest}, "config": dataclasses.asdict(config)}
+            # Through JSON, so that it compares equal to what is read back.
+            key = json.loads(json.dumps(key))
+            found = once(options.out, key, partial(run_ours, config, folder / f"{rate}", digest))
+            ours.append(found | {"rate": rate})
+    return {"peer": chosen(peers), "ours": chosen(ours)}
+
+
+def chosen(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run that is best on validation; the first of equals."""
+    return max(runs, key=lambda run: run["validation_accuracy"])
 
 
 def table(results: dict[int, dict[str, dict[str, Any]]]) -> str:
     """Markdown: a line a seed, then the mean and standard deviation over the seeds."""
     lines = [
-        "| seed | Trainer's rate | Trainer test | ours test | Trainer s | ours s | ratio "
-        "| Trainer training s | ours training s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| seed | Trainer's rate | our rate | Trainer test | ours test | Trainer s | ours s "
+        "| ratio | Trainer training s | ours training s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     columns: list[list[float]] = []
     for seed, pair in results.items():
@@ -137,10 +147,11 @@ def table(results: dict[int, dict[str, dict[str, Any]]]) -> str:
         columns.append(accuracies + times + training)
         cells = [f"{value:.4f}" for value in accuracies] + [f"{value:.0f}" for value in times[:2]]
         cells += [f"{times[2]:.2f}"] + [f"{value:.0f}" for value in training]
-        lines.append(f"| {seed} | {peer['rate']:g} | " + " | ".join(cells) + " |")
+        rates = f"{peer['rate']:g} | {ours['rate']:g}"
+        lines.append(f"| {seed} | {rates} | " + " | ".join(cells) + " |")
     digits = (4, 4, 0, 0, 2, 0, 0)
     means = [spread(c, d) for c, d in zip(zip(*columns, strict=True), digits, strict=True)]
-    return "\n".join([*lines, "| mean ± sd | | " + " | ".join(means) + " |"])
+    return "\n".join([*lines, "| mean ± sd | | | " + " | ".join(means) + " |"])
 
 
 def main() -> None:
@@ -150,11 +161,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="training rows; 0 means all")
     parser.add_argument("--epochs", type=int, default=3, help="of the Trainer")
     parser.add_argument("--rates", default="2e-5,5e-5", help="of the Trainer")
+    parser.add_argument("--our-rates", default="1e-4,2e-4", help="of our tuning phase")
     parser.add_argument("--peer-bf16", action="store_true", help="Trainer in bfloat16 autocast")
     parser.add_argument("--peer-python", type=Path, default=HERE / ".venv-peer" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/text_vs_trainer.jsonl"))
     options = parser.parse_args()
     options.rates = [float(rate) for rate in options.rates.split(",")]
+    options.our_rates = [float(rate) for rate in options.our_rates.split(",")]
     if not options.peer_python.exists():
         parser.error(f"{options.peer_python} is missing; `make {HERE.name}/.venv-peer` makes it")
     seeds = [int(seed) for seed in options.seeds.split(",")]

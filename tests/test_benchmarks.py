@@ -65,15 +65,23 @@ def test_the_rate_is_chosen_on_validation_not_on_test(
     monkeypatch.setattr(module, "recipe", lambda seed, limit: module.FineTuneConfig())
     monkeypatch.setattr(module, "write_split", lambda config, folder: "digest")
     monkeypatch.setattr(module, "run_peer", lambda options, rows, rate, seed: peers[rate])
-    monkeypatch.setattr(module, "run_ours", lambda config, folder, digest: result(0.85, 0.86, 50))
+    ours = {1e-4: result(0.85, 0.86, 50), 2e-4: result(0.84, 0.95, 40)}
+    monkeypatch.setattr(
+        module, "run_ours", lambda config, folder, digest: ours[config.fit.learning_rate]
+    )
     options = argparse.Namespace(
-        rates=list(peers), epochs=3, limit=0, peer_bf16=False, out=tmp_path / "runs.jsonl"
+        rates=list(peers),
+        our_rates=list(ours),
+        epochs=3,
+        limit=0,
+        peer_bf16=False,
+        out=tmp_path / "runs.jsonl",
     )
     pair = module.run_seed(options, 0)
     assert pair["peer"]["rate"] == 2e-5
     assert pair["peer"]["test_accuracy"] == 0.80
     shown = module.table({0: pair})
-    assert "| 0 | 2e-05 | 0.8000 | 0.8600 | 100 | 50 | 0.50 | 90 | 40 |" in shown
+    assert "| 0 | 2e-05 | 0.0001 | 0.8000 | 0.8600 | 100 | 50 | 0.50 | 90 | 40 |" in shown
     # All runs stand in the file, so a second call starts none.
     monkeypatch.setattr(module, "run_ours", lambda *given: pytest.fail("ran again"))
     assert module.run_seed(options, 0) == pair
