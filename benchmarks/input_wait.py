@@ -19,7 +19,8 @@ from tf_finetune.config import Phase
 from tf_finetune.data.pipeline import training_dataset
 from tf_finetune.fit import precision
 from tf_finetune.fit.loop import compile_phase
-from tf_finetune.model.freezing import layer_groups, set_trainable
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import set_trainable
 from tf_finetune.recipe import load_recipe
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"

@@ -79,6 +79,10 @@ def test_defaults_are_valid() -> None:
         ("fit.probe_learning_rate", float("inf"), "config.fit.probe_learning_rate is inf"),
         ("fit.train", "last:0", 'config.fit.train is "last:0"; allowed: head, all, last:K'),
         ("fit.train", "last", 'config.fit.train is "last"'),
+        ("fit.train", "from:", 'config.fit.train is "from:"; allowed: .* from:NAME'),
+        ("fit.train", "re:", 'config.fit.train is "re:"; allowed: .* re:PATTERN'),
+        ("fit.train", "norms", 'Did you mean "norm"?'),
+        ("fit.train", "re:block[1", "is no regular expression: unterminated character set at pos"),
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
@@ -139,6 +143,14 @@ def test_a_numpy_number_is_refused_before_it_reaches_json() -> None:
 def test_a_misspelt_setting_cannot_be_assigned() -> None:
     with pytest.raises(AttributeError, match="learning_rat"):
         FineTuneConfig().fit.learning_rat = 1.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "train", ["head", "all", "last:12", "from:block_3", "norm", "bias", r"re:block_\d+/.*bias"]
+)
+def test_selections_of_what_trains(train: str) -> None:
+    changed("fit.train", train).validate()
+    changed("phases", [Phase(train=train)]).validate()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.phases import phases_of
 from tf_finetune.model import backbones
-from tf_finetune.model.freezing import layer_groups, set_trainable
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import set_trainable
 from tf_finetune.model.task import TextTask
 
 SPLITS = "splits.npz"
@@ -61,7 +62,9 @@ def set_up(
     _check_length(config.model, loaded.max_length)
     groups = layer_groups(loaded.backbone, loaded.backbone)
     for phase in phases_of(config):
-        set_trainable(groups, phase.train)  # refuses more blocks than there are
+        # What can be refused without the head is refused before the data are read.
+        if phase.train != "head" and not phase.train.startswith(("re:", "from:")):
+            set_trainable(groups, phase.train)
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
@@ -86,6 +89,9 @@ def set_up(
         target_mean=float(targets.mean()) if regression else 0.0,
         target_std=float(targets.std()) if regression else 1.0,
     )
+    groups = layer_groups(task.network, task.backbone)
+    for phase in phases_of(config):
+        set_trainable(groups, phase.train)
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ POOLINGS = ("first", "mean", "max", "backbone")
 POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RECIPES = ("probe_then_tune", "probe", "full")
+BATCH_NORM = ("freeze", "affine", "update")
 
+_SELECTORS = ("head", "all", "norm", "bias")
 _LEAST_TOKENS = 8
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
@@ -97,7 +100,7 @@ def check_phase(phase: Phase, name: str) -> None:
     _positive(f"{name}.learning_rate", phase.learning_rate)
     _fraction(f"{name}.warmup", phase.warmup)
     _at_least(f"{name}.patience", phase.patience, 0)
-    _check_selector(f"{name}.train", phase.train)
+    check_selector(f"{name}.train", phase.train)
 
 
 def check_values(config: FineTuneConfig) -> None:
@@ -128,7 +131,7 @@ def check_values(config: FineTuneConfig) -> None:
     _check_seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "clip", "patience"):
         _at_least(f"config.fit.{field}", getattr(fit, field), 0)
-    _check_selector("config.fit.train", fit.train)
+    check_selector("config.fit.train", fit.train)
     _at_least("config.results.bootstrap", config.results.bootstrap, 100)
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
@@ -206,11 +209,25 @@ def _check_fractions(data: DataConfig) -> None:
         )
 
 
-def _check_selector(name: str, value: str) -> None:
-    kind, _, count = value.partition(":")
-    if value in ("head", "all") or (kind == "last" and count.isdigit() and int(count) > 0):
+def check_selector(name: str, value: str) -> None:
+    """Raises `UserError` where a value is no selection of what trains."""
+    kind, _, rest = value.partition(":")
+    if kind == "re" and rest:
+        try:
+            re.compile(rest)
+        except re.error as error:
+            raise UserError(
+                f'{name} is "{value}", which is no regular expression: {error}; put a backslash '
+                "before signs that stand for themselves."
+            ) from None
         return
-    raise UserError(f'{name} is "{value}"; allowed: head, all, last:K with K at least 1.')
+    count = rest.isdecimal() and int(rest) > 0
+    if value in _SELECTORS or (kind == "last" and count) or (kind == "from" and rest):
+        return
+    raise UserError(
+        f'{name} is "{value}"; allowed: head, all, last:K with K at least 1, from:NAME of a block '
+        f"or layer, norm, bias, re:PATTERN.{nearest(value, _SELECTORS)}"
+    )
 
 
 def _check_seed(name: str, value: int) -> None:

@@ -17,7 +17,8 @@ from tf_finetune.data.pipeline import plan_epoch
 from tf_finetune.fit import precision
 from tf_finetune.fit.loop import compile_phase
 from tf_finetune.fit.phases import phases_of, probe_baseline
-from tf_finetune.model.freezing import count_parameters, layer_groups, set_trainable
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import count_parameters, set_trainable
 
 _FLOAT = 4
 _CHECKPOINTS = 2  # best and last

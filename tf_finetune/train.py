@@ -29,7 +29,8 @@ from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.loop import FitData, OptimizerState, PhaseResult, fit_phase
 from tf_finetune.fit.phases import phases_of, probe_baseline
 from tf_finetune.model import heads
-from tf_finetune.model.freezing import layer_groups, set_trainable
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import set_trainable
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder

@@ -12,7 +12,8 @@ from tf_finetune.data.text import tokenize
 from tf_finetune.fit.audit import AuditError, Snapshot
 from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.loop import FitData, fit_phase, make_optimizer
-from tf_finetune.model.freezing import layer_groups, set_trainable
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import set_trainable
 
 ROWS = np.arange(64)
 

@@ -1,91 +1,203 @@
-"""Which layers train: the one owner of `trainable`."""
+"""Which weights train: the one owner of `trainable`."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
-from collections import Counter
+import re
+from collections.abc import Iterator
 
 import keras
 
+from tf_finetune.config_checks import BATCH_NORM, check_selector, nearest, one_of
 from tf_finetune.errors import UserError
+from tf_finetune.model.blocks import Groups, listed
+
+# What Dropout and its kin, GaussianNoise, and stochastic depth call their rate.
+_RATES = ("rate", "stddev", "drop_path_rate", "drop_prob")
+_CELL_RATES = ("dropout", "recurrent_dropout")
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Groups:
-    """The layers of a network, in the order that data flows through them.
+def set_trainable(groups: Groups, train: str, batch_norm: str = "freeze") -> None:
+    """Opens what `train` selects and closes all the rest, whatever was set before.
 
-    Attributes:
-        stem: everything before the first block, such as embeddings.
-        blocks: the repeated blocks; what follows the last one and is not the
-            head (a final norm, a pooler) belongs to it.
-        head: what was put on the backbone.
-    """
-
-    stem: list[keras.layers.Layer]
-    blocks: list[list[keras.layers.Layer]]
-    head: list[keras.layers.Layer]
-
-
-def layer_groups(network: keras.Model, backbone: keras.Model) -> Groups:
-    """Divides a flat functional network into stem, blocks and head.
-
-    The blocks are the layers of the backbone's most frequent class among those
-    with weights of their own that are themselves made of layers.
-    """
-    inside = {id(layer) for layer in backbone.layers}
-    body = [layer for layer in network.layers if id(layer) in inside]
-    head = [layer for layer in network.layers if id(layer) not in inside]
-    composite = [layer for layer in body if layer.weights and _has_sublayers(layer)]
-    counts = Counter(type(layer) for layer in composite)
-    if not counts:
-        return Groups(stem=body, blocks=[], head=head)
-    block_class = counts.most_common(1)[0][0]
-    starts = [i for i, layer in enumerate(body) if type(layer) is block_class]
-    ends = [*starts[1:], len(body)]
-    return Groups(
-        stem=body[: starts[0]],
-        blocks=[body[start:end] for start, end in zip(starts, ends, strict=True)],
-        head=head,
-    )
-
-
-def _has_sublayers(layer: keras.layers.Layer) -> bool:
-    return len(list(layer._flatten_layers(include_self=False))) > 0
-
-
-def set_trainable(groups: Groups, train: str) -> None:
-    """Opens what `train` selects and freezes the rest.
+    Weights that never train by gradient, such as moving statistics, stay closed.
 
     Args:
-        groups: of the network that will be compiled next. Keras reads `trainable`
+        groups: of the model that will be compiled next. Keras reads `trainable`
             when it compiles; changing it later has no effect on a running `fit`.
-        train: `head`, `all`, or `last:K` for the head and the last K blocks.
+        train: `head`; `all`; `last:K`, the head and the last K blocks; `from:NAME`,
+            everything from the block or layer of that name to the end; `norm`, the
+            scales and offsets of normalisation, and the head; `bias`, all biases, those
+            of normalisation too, and the head (BitFit, Ben Zaken et al. 2021,
+            arXiv:2106.10199); `re:PATTERN`, what the regular expression finds in the
+            paths of variables, and nothing else.
+        batch_norm: for BatchNormalization outside of the head. `freeze` closes it, and
+            it normalises by its moving statistics. With `affine` it does that too, but
+            its scale and offset train where they are selected. With `update` it trains
+            where it is selected, normalises by the batch, and its statistics move.
 
     Raises:
-        UserError: if there are fewer than K blocks.
+        UserError: if there is no such selector, block or layer, or nothing is selected;
+            everything is then left as it was.
     """
-    body = [groups.stem, *groups.blocks]
-    opened = _opened(train, len(groups.blocks))
-    for index, layers in enumerate(body):
-        for layer in layers:
-            layer.trainable = index >= len(body) - opened
-    for layer in groups.head:
-        layer.trainable = True
+    check_selector("train", train)
+    one_of("batch_norm", batch_norm, BATCH_NORM)
+    layers = groups.model._flatten_layers()
+    chosen = {id(v) for v in _selected(groups, train)}
+    still = [] if batch_norm == "update" else _batch_norms(groups)
+    if batch_norm == "freeze":
+        closed = {id(v) for layer in still for v in layer.weights}
+        _check_left(groups, train, chosen, chosen - closed)
+        chosen -= closed
+    held = {id(layer) for layer in still}
+    # Keras hands a layer's flag down to its sublayers; those with the most go first.
+    for layer in sorted(layers, key=lambda layer: -len(layer._flatten_layers())):
+        weights = layer.weights
+        opened = not weights or any(id(v) in chosen for v in weights)
+        layer.trainable = opened and id(layer) not in held
+    for layer in layers:
+        for variable in layer._trainable_variables:
+            variable.trainable = id(variable) in chosen
 
 
-def _opened(train: str, blocks: int) -> int:
-    if train == "head":
-        return 0
-    if train == "all":
-        return blocks + 1
-    count = int(train.removeprefix("last:"))
-    if count > blocks:
+def _selected(groups: Groups, train: str) -> list[keras.Variable]:
+    parts = groups.weights()
+    body, head = [v for part in parts[:-1] for v in part], parts[-1]
+    kind, _, value = train.partition(":")
+    if kind == "all":
+        return body + head
+    if kind == "last":
+        return _last(groups, int(value))
+    if kind == "from":
+        return _from(groups, value)
+    if kind == "re":
+        return _searched(groups, value)
+    if kind == "head":
+        if not head:
+            raise UserError(
+                f'train="head", but the model "{groups.model.name}" has no head: all of it counts '
+                "as backbone. Say which part is the backbone, or train all or last:K."
+            )
+        return head
+    found = {"norm": _scales_and_offsets, "bias": _biases}[kind](groups)
+    inner = [v for v in body if id(v) in found]
+    if not inner:
         raise UserError(
-            f'train="{train}", but the backbone has {blocks} blocks; set last:{blocks} or less in '
-            "config.fit.train or the Phase."
+            f'train="{train}" selects nothing in the backbone, which has '
+            f"{', '.join(sorted({v.name for v in body}))}; choose head, all, last:K, from:NAME or "
+            "re:PATTERN."
         )
-    return count
+    return inner + head
+
+
+def _last(groups: Groups, count: int) -> list[keras.Variable]:
+    blocks = len(groups.blocks)
+    if count > blocks:
+        mend = f"last:{blocks} or less" if blocks else "head or all"
+        raise UserError(
+            f'train="last:{count}", but the backbone has {blocks} blocks; set {mend} in '
+            f"config.fit.train or the Phase. Blocks: {listed(groups.names)}."
+        )
+    return [v for part in groups.weights()[1 + blocks - count :] for v in part]
+
+
+def _from(groups: Groups, name: str) -> list[keras.Variable]:
+    layers = [layer for part in groups.parts for layer in part]
+    blocks = zip(groups.names, groups.blocks, strict=True)
+    found = [block[0] for called, block in blocks if called == name]
+    found = found or [layer for layer in layers if layer.name == name]
+    if not found:
+        names = [layer.name for layer in layers]
+        raise UserError(
+            f'train="from:{name}", but there is no block or layer of that name.'
+            f"{nearest(name, [*groups.names, *names])} Blocks: {listed(groups.names)}; layers: "
+            f"{listed(names)}."
+        )
+    if len(found) > 1:
+        raise UserError(
+            f'train="from:{name}", but {len(found)} have that name; choose another, last:K or '
+            "re:PATTERN."
+        )
+    start = [id(layer) for layer in layers].index(id(found[0]))
+    before = {id(v) for layer in layers[:start] for v in layer.weights}
+    return [v for layer in layers[start:] for v in layer.weights if id(v) not in before]
+
+
+def _searched(groups: Groups, pattern: str) -> list[keras.Variable]:
+    variables = [v for layer in groups.model._flatten_layers() for v in layer._trainable_variables]
+    found = [v for v in variables if re.search(pattern, v.path)]
+    if not found:
+        # Some from everywhere: the first paths of a model are all of its embeddings.
+        some = variables[:: max(1, len(variables) // 6)]
+        raise UserError(
+            f'train="re:{pattern}" matches no path of a variable that can train; there are '
+            f"{len(variables)}, such as {', '.join(v.path for v in some)}."
+        )
+    return found
+
+
+def _scales_and_offsets(groups: Groups) -> set[int]:
+    """The ids of normalisation layers' own weights that can train."""
+    layers = groups.model._flatten_layers()
+    norms = [layer for layer in layers if "norm" in type(layer).__name__.lower()]
+    return {id(v) for layer in norms for v in layer._trainable_variables}
+
+
+def _biases(groups: Groups) -> set[int]:
+    layers = groups.model._flatten_layers()
+    variables = [v for layer in layers for v in layer._trainable_variables]
+    return {id(v) for v in variables if re.search(r"(^|_)(bias|beta)$", v.name)}
+
+
+def _batch_norms(groups: Groups) -> list[keras.layers.BatchNormalization]:
+    """Those outside of the head."""
+    found = [layer for part in groups.parts[:-1] for x in part for layer in x._flatten_layers()]
+    return [layer for layer in found if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _check_left(groups: Groups, train: str, chosen: set[int], left: set[int]) -> None:
+    """Refuses to train the head alone where parts of the backbone were asked for."""
+    body = {id(v) for part in groups.weights()[:-1] for v in part}
+    if chosen & body and not left & body:
+        raise UserError(
+            f'train="{train}" selects in the backbone only BatchNormalization, which '
+            'batch_norm="freeze" keeps frozen; set batch_norm to affine or update.'
+        )
+
+
+@contextlib.contextmanager
+def frozen_dropout_off(groups: Groups) -> Iterator[None]:
+    """Within it, stem and blocks in which no weight trains run without dropout.
+
+    Keras drops in frozen layers too. Their noise then only slows down what is trained
+    on them; without it they give what they give in inference. Enter it after
+    `set_trainable` and before the first step, when Keras reads the rates; a step made
+    within stays without dropout.
+    """
+    kept: list[tuple[keras.layers.Layer, str, float]] = []
+    for layers, weights in zip(groups.parts[:-1], groups.weights()[:-1], strict=True):
+        # A part without weights is not frozen: its noise augments the data.
+        if weights and not any(v.trainable for v in weights):
+            kept += [
+                rate for x in layers for layer in x._flatten_layers() for rate in _rates(layer)
+            ]
+    try:
+        for layer, name, _ in kept:
+            setattr(layer, name, 0.0)
+        yield
+    finally:
+        for layer, name, rate in kept:
+            setattr(layer, name, rate)
+
+
+def _rates(layer: keras.layers.Layer) -> Iterator[tuple[keras.layers.Layer, str, float]]:
+    """The attributes by which a layer drops or adds noise, with their values."""
+    cell = hasattr(layer, "get_dropout_mask")  # of a recurrent layer
+    for name in _CELL_RATES if cell else _RATES:
+        value = getattr(layer, name, None)
+        if isinstance(value, float) and value > 0:
+            yield layer, name, value
 
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:
