@@ -5,7 +5,12 @@ import pytest
 from tests.tiny import tiny_task
 from tf_finetune.errors import UserError
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
+from tf_finetune.model.freezing import (
+    count_parameters,
+    frozen_dropout_off,
+    selected,
+    set_trainable,
+)
 
 layers = keras.layers
 
@@ -134,8 +139,16 @@ def test_a_pattern_cannot_open_what_no_gradient_trains():
     model = conv_model()
     set_trainable(layer_groups(model), "re:block1_bn/", "update")
     assert opened(model) == {"block1_bn/gamma", "block1_bn/beta"}
-    with pytest.raises(UserError, match=r"such as stem_conv/kernel, .*logits"):
+    with pytest.raises(UserError, match=r"moving_mean\" selects only .* that no gradient trains"):
         set_trainable(layer_groups(model), "re:moving_mean")
+
+
+def test_selected_weights_are_told_without_a_change():
+    model = conv_model()
+    before = flags(model)
+    paths = {v.path for v in selected(layer_groups(model), "re:block1_bn/")}
+    assert paths == {f"block1_bn/{x}" for x in ("gamma", "beta", "moving_mean", "moving_variance")}
+    assert flags(model) == before
 
 
 def flags(model):
@@ -386,7 +399,7 @@ def test_frozen_dropout_is_off_in_a_fit():
     [
         ("last:4", r'"last:4", but the backbone has 3 blocks; set last:3 .* transformer_layer_0, '),
         ("from:transformer_layer_9", r'Did you mean "transformer_layer_\d"\? Blocks: transf'),
-        ("re:transfromer", r'"re:transfromer" matches no path .* such as .*embedding.*/'),
+        ("re:transfromer", r'"re:transfromer" matches none of the .* such as .*embedding.*/'),
         ("tail", r'train is "tail"; allowed: head, all, last:K'),
         ("last:x", r'train is "last:x"; allowed: head, all, last:K'),
         ("re:(", r'train is "re:\(", which is no regular expression'),

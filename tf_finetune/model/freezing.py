@@ -41,10 +41,15 @@ def set_trainable(groups: Groups, train: str, batch_norm: str = "freeze") -> Non
         UserError: if there is no such selector, block or layer, or nothing is selected;
             everything is then left as it was.
     """
-    check_selector("train", train)
     one_of("batch_norm", batch_norm, BATCH_NORM)
+    found = selected(groups, train)
+    chosen = {id(v) for v in found}
     layers = groups.model._flatten_layers()
-    chosen = {id(v) for v in _selected(groups, train)}
+    if not any(id(v) in chosen for layer in layers for v in layer._trainable_variables):
+        raise UserError(
+            f'train="{train}" selects only variables that no gradient trains, such as '
+            f"{found[0].path}; select others too."
+        )
     still = [] if batch_norm == "update" else _batch_norms(groups)
     if batch_norm == "freeze":
         closed = {id(v) for layer in still for v in layer.weights}
@@ -61,7 +66,17 @@ def set_trainable(groups: Groups, train: str, batch_norm: str = "freeze") -> Non
             variable.trainable = id(variable) in chosen
 
 
-def _selected(groups: Groups, train: str) -> list[keras.Variable]:
+def selected(groups: Groups, train: str) -> list[keras.Variable]:
+    """The weights that `train` stands for, whether or not they can train by gradient.
+
+    Args:
+        groups: of a model.
+        train: as in `set_trainable`.
+
+    Raises:
+        UserError: as `set_trainable` does.
+    """
+    check_selector("train", train)
     parts = groups.weights()
     body, head = [v for part in parts[:-1] for v in part], parts[-1]
     kind, _, value = train.partition(":")
@@ -125,14 +140,14 @@ def _from(groups: Groups, name: str) -> list[keras.Variable]:
 
 
 def _searched(groups: Groups, pattern: str) -> list[keras.Variable]:
-    variables = [v for layer in groups.model._flatten_layers() for v in layer._trainable_variables]
+    variables = [v for part in groups.weights() for v in part]
     found = [v for v in variables if re.search(pattern, v.path)]
     if not found:
         # Some from everywhere: the first paths of a model are all of its embeddings.
         some = variables[:: max(1, len(variables) // 6)]
         raise UserError(
-            f'train="re:{pattern}" matches no path of a variable that can train; there are '
-            f"{len(variables)}, such as {', '.join(v.path for v in some)}."
+            f'train="re:{pattern}" matches none of the {len(variables)} paths of variables, such '
+            f"as {', '.join(v.path for v in some)}."
         )
     return found
 
