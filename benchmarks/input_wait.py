@@ -18,7 +18,8 @@ from tf_finetune.assemble import set_up
 from tf_finetune.config import Phase
 from tf_finetune.data.pipeline import training_dataset
 from tf_finetune.fit import precision
-from tf_finetune.fit.loop import compile_phase
+from tf_finetune.fit.loop import adamw_of, compile_phase
+from tf_finetune.fit.objective import objective_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
 from tf_finetune.recipe import load_recipe
@@ -37,10 +38,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         setup = set_up(config, Path(folder))
         task, rows = setup.task, setup.prepared.splits["train"]
-        set_trainable(layer_groups(task.network, task.backbone), "all")
+        groups = layer_groups(task.network, task.backbone)
+        set_trainable(groups, "all")
+        optimizer = adamw_of(
+            Phase(), len(rows) // config.fit.global_batch, groups, weight_decay=0.01, clip=1.0
+        )
         waits, steps = [], []
         with precision.computing_in(setup.precision, task.backbone):
-            compile_phase(task.network, Phase(), config.fit, task.kind, len(rows))
+            compile_phase(task.network, optimizer, objective_of(task, 0.0))
             batches = iter(
                 training_dataset(
                     setup.tokens,

@@ -19,7 +19,8 @@ from typing import Any
 from records import once, spread
 
 from tf_finetune import fine_tune
-from tf_finetune.config import POOLINGS, FineTuneConfig
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.config_checks import POOLINGS
 from tf_finetune.recipe import load_recipe
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"

@@ -10,8 +10,12 @@ import subprocess
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_finetune
 from tf_finetune.config import FineTuneConfig, differences
@@ -145,10 +149,14 @@ def test_demo_trains_then_predicts() -> None:
     assert predict == "--mode=predict --workdir=runs/x"
 
 
+def python_of_the_readme() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text("README.md"), re.S)
+
+
 def test_python_of_the_readme_does_what_the_recipe_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", text("README.md"), re.S)
+    code = python_of_the_readme()[0]
     seen = []
 
     def fine_tune(config: FineTuneConfig, workdir: str) -> SimpleNamespace:
@@ -161,3 +169,28 @@ def test_python_of_the_readme_does_what_the_recipe_does(
     exec(compile(code, "README.md", "exec"), {})
     assert differences(load_recipe(ROOT / "configs" / "reviews.py"), seen[0]) == []
     assert capsys.readouterr().out.startswith("0.5\n")
+
+
+def test_python_of_the_readme_for_a_model_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = keras.applications.MobileNetV2
+
+    def untrained(**options: Any) -> keras.Model:
+        return real(**options, weights=None, alpha=0.35)
+
+    # Its pretrained weights are a download.
+    monkeypatch.setattr(keras.applications, "MobileNetV2", untrained)
+    x = np.random.default_rng(0).normal(size=(8, 96, 96, 3)).astype("float32")
+    given: dict[str, Any] = {"train": (x, np.arange(8) % 5), "validation": (x, np.arange(8) % 5)}
+    phases, plain = python_of_the_readme()[1:]
+    exec(compile(phases, "README.md", "exec"), given)
+    assert [phase.name for phase in given["result"].phases] == ["head", "last:2", "all"]
+    assert len(given["result"].history) == 7
+    data = tf.data.Dataset.from_tensor_slices(given["train"]).batch(8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    given |= {"train": data, "validation": data, "loss": loss}
+    exec(compile(plain, "README.md", "exec"), given)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in said] == ["epoch 1", "epoch 3", "epoch 5"]
+    assert "(100.0%)" not in said[-1]  # the statistics of batch normalisation are no weights

@@ -14,11 +14,32 @@ __version__ = "0.1.0"
 # then reported in a tenth of a second, not after TensorFlow's start-up.
 _LAZY = {
     "FitResult": "tf_finetune.train",
+    "GradualUnfreezing": "tf_finetune.fit.unfreezing",
+    "LayerwiseAdamW": "tf_finetune.fit.optimizers",
+    "add_lora": "tf_finetune.model.lora",
     "fine_tune": "tf_finetune.train",
+    "fit_phases": "tf_finetune.fit.phased",
+    "load_adapter": "tf_finetune.model.lora",
     "load_model": "tf_finetune.results.load",
+    "merge_lora": "tf_finetune.model.lora",
+    "save_adapter": "tf_finetune.model.lora",
 }
 
-__all__ = ["FineTuneConfig", "FitResult", "Phase", "UserError", "fine_tune", "load_model"]
+__all__ = [
+    "FineTuneConfig",
+    "FitResult",
+    "GradualUnfreezing",
+    "LayerwiseAdamW",
+    "Phase",
+    "UserError",
+    "add_lora",
+    "fine_tune",
+    "fit_phases",
+    "load_adapter",
+    "load_model",
+    "merge_lora",
+    "save_adapter",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,16 +10,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_finetune.config import FineTuneConfig, ModelConfig
+from tf_finetune.config import FineTuneConfig, ModelConfig, Phase
 from tf_finetune.data import sources
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
-from tf_finetune.fit.phases import phases_of
+from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
+from tf_finetune.model.lora import add_lora
 from tf_finetune.model.task import TextTask
 
 SPLITS = "splits.npz"
@@ -27,10 +28,15 @@ SPLITS = "splits.npz"
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Setup:
-    """Data and model of a run, ready to train."""
+    """Data and model of a run, ready to train.
+
+    Attributes:
+        phases: of the run; `probe_baseline` is not among them.
+    """
 
     prepared: Prepared
     task: TextTask
+    phases: list[Phase]
     tokens: TokenStore
     precision: str
     sequence_length: int
@@ -61,10 +67,13 @@ def set_up(
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
     groups = layer_groups(loaded.backbone, loaded.backbone)
-    for phase in phases_of(config):
+    phases = phases_of(config, len(groups.blocks))
+    for phase in phases:
         # What can be refused without the head is refused before the data are read.
-        if phase.train != "head" and not phase.train.startswith(("re:", "from:")):
-            set_trainable(groups, phase.train)
+        if phase.train not in ("head", "lora") and not phase.train.startswith(("re:", "from:")):
+            set_trainable(groups, phase.train, phase.batch_norm)
+    for line in repeated(phases):
+        say(line)
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
@@ -90,8 +99,18 @@ def set_up(
         target_std=float(targets.std()) if regression else 1.0,
     )
     groups = layer_groups(task.network, task.backbone)
-    for phase in phases_of(config):
-        set_trainable(groups, phase.train)
+    if any(phase.train == "lora" for phase in phases):
+        model = config.model
+        adapted = add_lora(
+            task.network,
+            model.lora_rank,
+            model.lora_alpha,
+            model.lora_targets,
+            backbone=task.backbone,
+        )
+        say(f"LoRA of rank {model.lora_rank} beside {len(adapted)} kernels")
+    for phase in phases:
+        set_trainable(groups, phase.train, phase.batch_norm)
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "
@@ -100,6 +119,7 @@ def set_up(
     return Setup(
         prepared=prepared,
         task=task,
+        phases=phases,
         tokens=tokens,
         precision=chosen,
         sequence_length=preprocessor.sequence_length,

@@ -13,37 +13,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tf_finetune.config_checks import (
-    POLICIES,
-    POOLINGS,
-    PRECISIONS,
-    RECIPES,
-    TASKS,
-    check_phase,
-    check_phases,
-    check_types,
-    check_values,
-    nearest,
-)
+from tf_finetune.config_checks import check_phases, check_types, check_values, nearest
 from tf_finetune.errors import UserError
-
-__all__ = [
-    "POLICIES",
-    "POOLINGS",
-    "PRECISIONS",
-    "RECIPES",
-    "TASKS",
-    "DataConfig",
-    "FineTuneConfig",
-    "FitConfig",
-    "ModelConfig",
-    "Phase",
-    "ResultsConfig",
-    "check_phase",
-    "check_types",
-    "differences",
-    "nearest",
-]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -81,6 +52,9 @@ class DataConfig:
             unknown label.
         near_duplicates: estimated Jaccard similarity of word 3-grams from which two
             texts count as near duplicates, 0 to 1; 0 turns the search off.
+        token_deletion: chance of each token of a training text to be left out, anew in
+            each epoch, 0 to 1; not while the frozen backbone's outputs are cached.
+        token_swap: share of a training text's tokens that change places, likewise.
         min_per_class: a class with fewer training rows is an error.
         seed: of the split made here and of `limit`.
     """
@@ -107,6 +81,8 @@ class DataConfig:
     conflicts: str = "drop"
     bad_rows: str = "error"
     near_duplicates: float = 0.8
+    token_deletion: float = 0.0
+    token_swap: float = 0.0
     min_per_class: int = 2
     seed: int = 0
 
@@ -124,6 +100,9 @@ class ModelConfig:
         dropout: rate in front of the head's last layer, 0 to 1.
         sequence_length: tokens a text is cut to; 0 chooses it from the data, up
             to the backbone's limit.
+        lora_rank: of the adapters, where a phase trains `lora`.
+        lora_alpha: an adapter counts `lora_alpha / lora_rank`.
+        lora_targets: which kernels get an adapter, as in `Phase.train`.
     """
 
     preset: str = "minilm"
@@ -131,6 +110,9 @@ class ModelConfig:
     pooling: str = "mean"
     dropout: float = 0.1
     sequence_length: int = 0
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_targets: str = "re:(query|value)"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -142,17 +124,26 @@ class FitConfig:
         learning_rate: peak rate of the tuning phase, for `global_batch`.
         probe_epochs: most passes of the head-only phase.
         probe_learning_rate: peak rate of the head-only phase.
-        train: what the tuning phase trains: `all`, `head` or `last:K` blocks.
+        lora_learning_rate: peak rate of the adapters' phase.
+        train: what the tuning phase trains, as in `Phase`.
+        schedule: of the tuning phase's rate, as in `Phase`.
         warmup: share of a phase's updates in which the rate rises from 0.
+        layer_decay: of the tuning phase, as in `Phase`.
         weight_decay: decoupled, as in AdamW; not on norms and biases.
         clip: global norm that gradients are clipped to; 0 means no clipping.
+        spike_guard: how often a phase may go back to its last good state when the loss
+            blows up, skipping those batches and halving the rate; 0 means never.
         label_smoothing: share of the target spread over all classes, 0 to 1.
+        class_weights: `balanced` has all classes weigh the same in the training loss,
+            however many rows they have; `none` has all rows.
         patience: epochs without a better validation loss before a phase ends;
             0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
         eval_batch: examples a step in evaluation.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
+        interpolate: at the end, take the weights between those before and after tuning
+            that are best on validation (WiSE-FT).
         cache: run what is frozen below the head once, not once an epoch.
         seed: of the order of examples, dropout and the head's initial weights.
     """
@@ -161,15 +152,21 @@ class FitConfig:
     learning_rate: float = 1e-4
     probe_epochs: int = 30
     probe_learning_rate: float = 3e-3
+    lora_learning_rate: float = 1e-3
     train: str = "all"
+    schedule: str = "linear"
     warmup: float = 0.1
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     clip: float = 1.0
+    spike_guard: int = 3
     label_smoothing: float = 0.0
+    class_weights: str = "none"
     patience: int = 0
     global_batch: int = 32
     eval_batch: int = 128
     precision: str = "auto"
+    interpolate: bool = False
     cache: bool = True
     seed: int = 0
 
@@ -195,10 +192,21 @@ class Phase:
 
     Attributes:
         name: for logs and reports; empty means the value of `train`.
-        train: `head`, `all` or `last:K` (the head and the last K blocks).
+        train: `head`; `all`; `last:K`, the head and the last K blocks; `from:NAME`,
+            all from that layer or block on; `norm` or `bias`, the head and the
+            normalisations' or all biases' variables; `lora`, the head and the adapters;
+            `re:PATTERN`, the variables whose path holds the regular expression.
         epochs: passes over the training split.
         learning_rate: peak rate.
+        schedule: of the rate: `linear`, `cosine`, `one_cycle`, `slanted_triangular`,
+            `constant`, or `plateau`: halved after an epoch without a better
+            validation figure, and without warm-up.
         warmup: share of the phase's updates in which the rate rises from 0.
+        layer_decay: each block's rate is that of the one above it times this; 1 means
+            one rate for all.
+        batch_norm: of the backbone: `freeze` statistics, scale and shift; train scale
+            and shift alone (`affine`); or `update` all of them, where `train` opens
+            them.
         patience: epochs without a better validation loss before the phase ends;
             0 means never.
     """
@@ -207,7 +215,10 @@ class Phase:
     train: str = "all"
     epochs: int = 1
     learning_rate: float = 1e-4
+    schedule: str = "linear"
     warmup: float = 0.1
+    layer_decay: float = 1.0
+    batch_norm: str = "freeze"
     patience: int = 0
 
 
@@ -216,8 +227,8 @@ class FineTuneConfig:
     """A whole run.
 
     Attributes:
-        phases: the name of a recipe (`probe_then_tune`, `probe`, `full`), or in
-            Python a sequence of `Phase`.
+        phases: the name of a recipe (`probe_then_tune`, `gradual`, `lora`, `probe`,
+            `full`), or in Python a sequence of `Phase`.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

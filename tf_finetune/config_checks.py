@@ -21,10 +21,12 @@ TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
 POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-RECIPES = ("probe_then_tune", "probe", "full")
+RECIPES = ("probe_then_tune", "gradual", "lora", "probe", "full")
+SCHEDULES = ("linear", "cosine", "one_cycle", "slanted_triangular", "constant", "plateau")
+CLASS_WEIGHTS = ("none", "balanced")
 BATCH_NORM = ("freeze", "affine", "update")
 
-_SELECTORS = ("head", "all", "norm", "bias")
+_SELECTORS = ("head", "all", "norm", "bias", "lora")
 _LEAST_TOKENS = 8
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
@@ -100,6 +102,9 @@ def check_phase(phase: Phase, name: str) -> None:
     _positive(f"{name}.learning_rate", phase.learning_rate)
     _fraction(f"{name}.warmup", phase.warmup)
     _at_least(f"{name}.patience", phase.patience, 0)
+    _share(f"{name}.layer_decay", phase.layer_decay)
+    one_of(f"{name}.schedule", phase.schedule, SCHEDULES)
+    one_of(f"{name}.batch_norm", phase.batch_norm, BATCH_NORM)
     check_selector(f"{name}.train", phase.train)
 
 
@@ -126,15 +131,39 @@ def check_values(config: FineTuneConfig) -> None:
         _fraction(name, value)
     for field in ("epochs", "probe_epochs", "global_batch", "eval_batch"):
         _at_least(f"config.fit.{field}", getattr(fit, field), 1)
-    for field in ("learning_rate", "probe_learning_rate"):
+    for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         _positive(f"config.fit.{field}", getattr(fit, field))
     _check_seed("config.fit.seed", fit.seed)
-    for field in ("weight_decay", "clip", "patience"):
+    for field in ("weight_decay", "clip", "patience", "spike_guard"):
         _at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    _share("config.fit.layer_decay", fit.layer_decay)
+    one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)
+    _at_least("config.model.lora_rank", model.lora_rank, 1)
+    _positive("config.model.lora_alpha", model.lora_alpha)
+    check_selector("config.model.lora_targets", model.lora_targets)
     _at_least("config.results.bootstrap", config.results.bootstrap, 100)
+    if fit.interpolate and not _tunes(config.phases):
+        raise UserError(
+            "config.fit.interpolate goes from the weights before tuning to those after it; it "
+            "needs a phase that trains more than the head, and none that trains lora. Set it to "
+            "False, or choose other phases."
+        )
+    one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
+    if fit.class_weights != "none" and model.task != "classification":
+        raise UserError(
+            f'config.fit.class_weights is "{fit.class_weights}", which has a meaning for '
+            f'classification alone, not for {model.task}; set it to "none".'
+        )
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def _tunes(phases: Any) -> bool:
+    if isinstance(phases, str):
+        return phases not in ("probe", "lora")
+    trained = {phase.train for phase in phases}
+    return trained != {"head"} and "lora" not in trained
 
 
 def _check_data(data: DataConfig, task: str) -> None:
@@ -145,7 +174,8 @@ def _check_data(data: DataConfig, task: str) -> None:
     _check_seed("config.data.seed", data.seed)
     _at_least("config.data.limit", data.limit, 0)
     _at_least("config.data.min_per_class", data.min_per_class, 1)
-    _fraction("config.data.near_duplicates", data.near_duplicates)
+    for field in ("near_duplicates", "token_deletion", "token_swap"):
+        _fraction(f"config.data.{field}", getattr(data, field))
     if data.where and not data.where.partition("=")[1]:
         raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')
     if len(data.delimiter) > 1:
@@ -226,7 +256,7 @@ def check_selector(name: str, value: str) -> None:
         return
     raise UserError(
         f'{name} is "{value}"; allowed: head, all, last:K with K at least 1, from:NAME of a block '
-        f"or layer, norm, bias, re:PATTERN.{nearest(value, _SELECTORS)}"
+        f"or layer, norm, bias, lora, re:PATTERN.{nearest(value, _SELECTORS)}"
     )
 
 
@@ -243,6 +273,11 @@ def _at_least(name: str, value: float, least: int) -> None:
 def _positive(name: str, value: float) -> None:
     if not math.isfinite(value) or value <= 0:
         raise UserError(f"{name} is {value}; it must be a number above 0.")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise UserError(f"{name} is {value}; it must be above 0 and at most 1.")
 
 
 def _fraction(name: str, value: float) -> None:

@@ -15,10 +15,11 @@ from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.pipeline import plan_epoch
 from tf_finetune.fit import precision
-from tf_finetune.fit.loop import compile_phase
-from tf_finetune.fit.phases import phases_of, probe_baseline
+from tf_finetune.fit.loop import adamw_of, compile_phase
+from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.phases import probe_baseline
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import count_parameters, set_trainable
+from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 
 _FLOAT = 4
 _CHECKPOINTS = 2  # best and last
@@ -44,8 +45,8 @@ def plan(config: FineTuneConfig, data: Any = None) -> str:
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tf_finetune-plan-") as folder:
         setup = set_up(config, Path(folder), data, say=lines.append)
-        phases = phases_of(config)
-        if baseline := probe_baseline(config):
+        phases = list(setup.phases)
+        if baseline := probe_baseline(config, phases):
             phases.insert(0, baseline)
         with precision.computing_in(setup.precision, setup.task.backbone):
             costs = [_cost(setup, config, phase) for phase in phases]
@@ -60,7 +61,8 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     task, fit = setup.task, config.fit
     rows = setup.prepared.splits["train"]
     before = task.network.get_weights()
-    set_trainable(layer_groups(task.network, task.backbone), phase.train)
+    groups = layer_groups(task.network, task.backbone)
+    set_trainable(groups, phase.train, phase.batch_norm)
     trainable, total = count_parameters(task.network)
     cached = phase.train == "head" and fit.cache
     network, encode_rate = task.network, 0.0
@@ -76,15 +78,17 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
         inputs = [task.encoder.predict_on_batch(x) for x in inputs]
         encode_rate = sum(map(len, chosen)) / (time.perf_counter() - began)
         network = task.head
-    compile_phase(network, phase, fit, task.kind, len(rows))
-    first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
-    steps = [
-        _step(network, x, setup.prepared.labels[b])
-        for x, b in zip(inputs, chosen, strict=True)
-        for _ in range(2)
-    ]
-    task.network.set_weights(before)
     per_epoch = math.ceil(len(rows) / fit.global_batch)
+    optimizer = adamw_of(phase, per_epoch, groups, weight_decay=fit.weight_decay, clip=fit.clip)
+    compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
+    with frozen_dropout_off(groups):
+        first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
+        steps = [
+            _step(network, x, setup.prepared.labels[b])
+            for x, b in zip(inputs, chosen, strict=True)
+            for _ in range(2)
+        ]
+    task.network.set_weights(before)
     everything = sum(map(len, setup.prepared.splits.values()))
     return {
         "trainable": trainable,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tf_finetune import config as settings
-from tf_finetune.config import FineTuneConfig, nearest
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.config_checks import nearest
 from tf_finetune.errors import UserError
 
 

@@ -20,17 +20,23 @@ import numpy as np
 from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data.augment import token_noise
 from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.carry import State
 from tf_finetune.fit.checkpoints import bytes_of
+from tf_finetune.fit.examples import examples_of_rows, validation_figures
 from tf_finetune.fit.feature_cache import cache_features, outputs_of
-from tf_finetune.fit.loop import FitData, OptimizerState, PhaseResult, fit_phase
-from tf_finetune.fit.phases import phases_of, probe_baseline
+from tf_finetune.fit.interpolation import Interpolation, interpolate
+from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
+from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.phases import probe_baseline
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import set_trainable
+from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.lora import lora_layers, merge_lora, save_adapter
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder
@@ -96,7 +102,7 @@ def fine_tune(
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
-    prepared, task, phases = setup.prepared, setup.task, phases_of(config)
+    prepared, task, phases = setup.prepared, setup.task, setup.phases
     copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
     folder.check_room(run, copies * bytes_of(task))
     folder.begin(run, config, prepared.report)
@@ -105,14 +111,23 @@ def fine_tune(
     ready = time.perf_counter()
     probe: Scores = {}
     results: list[PhaseResult] = []
-    state: OptimizerState = {}
+    state: State = {}
+    before: list[np.ndarray] = []
+    line: Interpolation | None = None
     with precision.computing_in(setup.precision, task.backbone):
-        if baseline := probe_baseline(config):
+        if baseline := probe_baseline(config, phases):
             probe = _run_aside(setup, config, baseline, run, say)
         for number, phase in enumerate(phases, 1):
+            if phase.train != "head" and config.fit.interpolate and not before:
+                before = task.network.get_weights()
             result, scores = _run_phase(setup, config, phase, number, run, state, say)
             results.append(result)
             probe = probe or scores
+        if before:
+            line = _interpolate(setup, config, before, say)
+    if lora_layers(task.network):
+        save_adapter(task.network, run / folder.ADAPTER, backbone=task.backbone)
+        merge_lora(task.network)
     trained = time.perf_counter()
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
@@ -133,6 +148,7 @@ def fine_tune(
             "evaluate_and_save": round(ended - trained, 2),
         },
         "train_seconds": round(trained - ready, 2),
+        "interpolation": dataclasses.asdict(line) if line else None,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "precision": setup.precision,
         "sequence_length": setup.sequence_length,
@@ -205,41 +221,73 @@ def _run_phase(
     phase: Phase,
     number: int,
     run: Path,
-    state: OptimizerState,
+    state: State,
     say: Callable[[str], None],
 ) -> tuple[PhaseResult, Scores]:
     """Runs a phase; where it trains the head alone, also says how good that is."""
-    task, splits = setup.task, setup.prepared.splits
-    set_trainable(layer_groups(task.network, task.backbone), phase.train)
+    task, splits, fit = setup.task, setup.prepared.splits, config.fit
+    groups = layer_groups(task.network, task.backbone)
+    set_trainable(groups, phase.train, phase.batch_norm)
     network, store = task.network, cast(Store, setup.tokens)
-    if phase.train == "head" and config.fit.cache:
+    data = config.data
+    noise = token_noise(task.preprocessor, data.token_deletion, data.token_swap)
+    if phase.train == "head" and fit.cache:
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
-        store = cache_features(task.encoder, store, rows, batch_size=config.fit.eval_batch)
+        store = cache_features(task.encoder, store, rows, batch_size=fit.eval_batch)
         network = task.head
-    result = fit_phase(
-        network,
-        FitData(
-            store=store,
-            labels=setup.prepared.labels,
-            train=splits["train"],
-            validation=splits["validation"],
-        ),
-        phase,
-        config.fit,
-        kind=task.kind,
-        workdir=run,
-        number=number,
-        state=state,
-        full=task.network,
-        say=say,
+    examples = examples_of_rows(
+        store,
+        setup.prepared.labels,
+        splits["train"],
+        splits["validation"],
+        fit,
+        # Features of the frozen backbone are those of the texts as they are.
+        None if network is task.head else noise,
     )
+    with frozen_dropout_off(groups):
+        result = fit_phase(
+            network,
+            examples,
+            phase,
+            objective=objective_of(task, fit.label_smoothing),
+            optimizer=adamw_of(
+                phase, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip
+            ),
+            state=state,
+            number=number,
+            workdir=run,
+            full=task.network,
+            spike_guard=fit.spike_guard,
+            say=say,
+        )
     scores = {}
     if phase.train == "head":
         activate = keras.activations.get(heads.activation(task.kind))
-        logits = _held_out(network, store, splits, config.fit.eval_batch)
+        logits = _held_out(network, store, splits, fit.eval_batch)
         scores = {name: np.asarray(activate(found)) for name, found in logits.items()}
     return result, scores
+
+
+def _interpolate(
+    setup: Setup, config: FineTuneConfig, before: list[np.ndarray], say: Callable[[str], None]
+) -> Interpolation:
+    """Gives the network the best weights between those before tuning and its own."""
+    network, splits, fit = setup.task.network, setup.prepared.splits, config.fit
+    objective = objective_of(setup.task, fit.label_smoothing)
+    examples = examples_of_rows(
+        cast(Store, setup.tokens),
+        setup.prepared.labels,
+        splits["train"],
+        splits["validation"],
+        fit,
+    )
+    sign = 1 if objective.mode == "max" else -1
+    found = interpolate(
+        network, before, lambda: sign * validation_figures(network, examples)[objective.monitor]
+    )
+    say(f"interpolation: {found.share:.0%} of the way from the start to the tuned weights is best")
+    return found
 
 
 def _held_out(

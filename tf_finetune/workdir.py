@@ -11,6 +11,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
+ADAPTER = "adapter.safetensors"
 # What a run that failed before training may have left behind.
 _SCRATCH = {"cache"}
 # Settings that say how a file is read, which may be another than that of training.

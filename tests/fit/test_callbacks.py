@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from tf_finetune.fit.callbacks import MetricsLog, Progress
-from tf_finetune.fit.optimizers import LayerwiseAdamW, WarmupLinear
+from tf_finetune.fit.optimizers import LayerwiseAdamW
+from tf_finetune.fit.schedules import rate_schedule
 
 X, Y = np.ones((12, 1), "float32"), np.zeros((12, 1), "float32")
 
 
 def fit(callback, optimizer=None, epochs=2):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
-    model.compile(optimizer or LayerwiseAdamW(WarmupLinear(0.1, 0, 6)), "mse")
+    model.compile(optimizer or LayerwiseAdamW(rate_schedule("linear", 0.1, 0, 6)), "mse")
     model.fit(
         X, Y, 4, epochs, verbose=0, callbacks=[callback], validation_data=(X, Y), shuffle=False
     )
@@ -24,7 +25,7 @@ def fit(callback, optimizer=None, epochs=2):
 def test_a_line_an_epoch(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"phase": "before"}\n')
-    log = MetricsLog(file, "p", 12)
+    log = MetricsLog("p", 12, file)
     fit(log)
     before, *lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert before == {"phase": "before"}
@@ -42,10 +43,10 @@ def test_a_line_an_epoch(tmp_path):
 
 
 def test_a_step_that_overflows_in_float16_is_no_update(tmp_path):
-    inner = LayerwiseAdamW(WarmupLinear(0.1, 0, 6))
+    inner = LayerwiseAdamW(rate_schedule("linear", 0.1, 0, 6))
     # The first gradient is 2, which overflows at this scale and not at half of it.
     scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**127)
-    log = MetricsLog(tmp_path / "metrics.jsonl", "p", 12)
+    log = MetricsLog("p", 12, tmp_path / "metrics.jsonl")
     fit(log, scaled)
     assert [row["step"] for row in log.rows] == [2, 5]
     assert log.rows[-1]["learning_rate"] == pytest.approx(0.1 / 6)
@@ -61,7 +62,7 @@ def test_a_bar_an_epoch_on_a_terminal(monkeypatch):
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
-    fit(Progress("tune", 12, 5))
+    fit(Progress("tune", 12, 3))
     assert "tune 1/2" in shown.getvalue()
     assert "tune 2/2" in shown.getvalue()
     assert "loss=" in shown.getvalue()
@@ -69,5 +70,5 @@ def test_a_bar_an_epoch_on_a_terminal(monkeypatch):
 
 
 def test_nothing_is_shown_elsewhere(capfd):
-    fit(Progress("tune", 12, 4))
+    fit(Progress("tune", 12, 3))
     assert capfd.readouterr() == ("", "")

@@ -13,7 +13,7 @@ class Training:
     def __init__(self, folder, *, mode="max", patience=0, start=None):
         self.model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         metric, loss = start or (0.0 if mode == "max" else 9.0, 9.0)
-        self.keep = KeepBest(folder, "val_it", mode, patience, {"val_it": metric, "val_loss": loss})
+        self.keep = KeepBest("val_it", mode, patience, {"val_it": metric, "val_loss": loss}, folder)
         self.keep.set_model(self.model)
         self.set(0)
         self.keep.on_train_begin()

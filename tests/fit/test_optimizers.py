@@ -1,5 +1,3 @@
-import types
-
 import keras
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.layerwise import layerwise
 from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.fit.schedules import rate_schedule
+from tf_finetune.model.blocks import Groups
 
 RATE, DECAY, EPSILON = 0.01, 0.1, 1e-7
 # Of kernel, bias and late.
@@ -442,9 +441,16 @@ def dense(name):
     return layer
 
 
+def groups_of(stem, blocks, head):
+    layers = [*stem, *(layer for block in blocks for layer in block), *head]
+    model = keras.Sequential([keras.Input((2,)), *dict.fromkeys(layers)])
+    names = [block[0].name for block in blocks]
+    return Groups(model=model, stem=stem, blocks=blocks, head=head, names=names)
+
+
 def test_rates_fall_from_the_head_to_the_stem():
     stem, first, between, last, head = (dense(name) for name in "abcde")
-    groups = types.SimpleNamespace(stem=[stem], blocks=[[first, between], [last]], head=[head])
+    groups = groups_of([stem], [[first, between], [last]], [head])
     found = depth_multipliers(groups, 0.5)
     assert [(v.path, factor) for v, factor in found if v.path.endswith("kernel")] == [
         ("a/kernel", 0.125),
@@ -457,7 +463,7 @@ def test_rates_fall_from_the_head_to_the_stem():
 
 def test_a_tied_variable_has_the_lower_rate():
     tied = dense("tied")
-    groups = types.SimpleNamespace(stem=[tied], blocks=[], head=[tied])
+    groups = groups_of([tied], [], [tied])
     optimizer = LayerwiseAdamW(RATE, multipliers=depth_multipliers(groups, 0.5))
     optimizer.build(tied.trainable_variables)
     np.testing.assert_array_equal(optimizer._factors, [0.5, 0.5])
@@ -466,4 +472,4 @@ def test_a_tied_variable_has_the_lower_rate():
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.5, float("nan")])
 def test_a_depth_decay_out_of_range_is_refused(decay):
     with pytest.raises(UserError, match=f"decay is {decay}"):
-        depth_multipliers(types.SimpleNamespace(stem=[], blocks=[], head=[]), decay)
+        depth_multipliers(groups_of([dense("stem")], [], []), decay)

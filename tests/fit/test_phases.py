@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from tf_finetune.config import FineTuneConfig, FitConfig, Phase
-from tf_finetune.fit.phases import phases_of
+from tf_finetune.fit.phases import phases_of, repeated
 
 
 def config(phases):
@@ -9,23 +11,57 @@ def config(phases):
         epochs=3, learning_rate=1e-5, probe_epochs=7, probe_learning_rate=1e-3, train="last:2"
     )
     fit.warmup, fit.patience = 0.2, 4
+    fit.lora_learning_rate = 2e-3
+    fit.schedule, fit.layer_decay = "cosine", 0.9
     return FineTuneConfig(phases=phases, fit=fit)
 
 
 PROBE = Phase(name="probe", train="head", epochs=7, learning_rate=1e-3, warmup=0.2, patience=4)
-TUNE = Phase(name="tune", train="last:2", epochs=3, learning_rate=1e-5, warmup=0.2, patience=4)
+TUNE = Phase(
+    name="tune",
+    train="last:2",
+    epochs=3,
+    learning_rate=1e-5,
+    warmup=0.2,
+    patience=4,
+    schedule="cosine",
+    layer_decay=0.9,
+)
+ONE_MORE = [
+    dataclasses.replace(TUNE, name=f"open {k}", train=f"last:{k}", epochs=1, schedule="constant")
+    for k in (1, 2)
+]
+
+LORA = dataclasses.replace(TUNE, name="lora", train="lora", learning_rate=2e-3)
 
 
 @pytest.mark.parametrize(
     ("recipe", "phases"),
-    [("probe", [PROBE]), ("full", [TUNE]), ("probe_then_tune", [PROBE, TUNE])],
+    [
+        ("probe", [PROBE]),
+        ("full", [TUNE]),
+        ("probe_then_tune", [PROBE, TUNE]),
+        ("gradual", [PROBE, *ONE_MORE, TUNE]),
+        ("lora", [PROBE, LORA]),
+    ],
 )
 def test_a_recipe_takes_its_values_from_the_fit_settings(recipe, phases):
-    assert phases_of(config(recipe)) == phases
+    assert phases_of(config(recipe), 2) == phases
 
 
 def test_listed_phases_are_named_by_what_they_train_and_not_changed():
     given = (Phase(train="last:1"), Phase(name="all of it", epochs=2))
-    assert [phase.name for phase in phases_of(config(given))] == ["last:1", "all of it"]
+    assert [phase.name for phase in phases_of(config(given), 2)] == ["last:1", "all of it"]
     assert given[0].name == ""
-    assert phases_of(config(given))[1] == given[1]
+    assert phases_of(config(given), 2)[1] == given[1]
+
+
+def test_a_phase_like_the_one_before_is_told_of():
+    phases = [
+        Phase(name="a", train="head", learning_rate=1e-3),
+        Phase(name="b", train="last:1", learning_rate=1e-3),
+        Phase(name="c", train="last:1", learning_rate=1e-3, epochs=2),
+        Phase(name="d", train="last:1", learning_rate=1e-4),
+    ]
+    (line,) = repeated(phases)
+    assert line.startswith('phase c trains "last:1" at 0.001 as phase b')

@@ -6,8 +6,11 @@ import pytest
 from tests.tiny import tiny_task
 from tf_finetune.config import FitConfig, Phase
 from tf_finetune.errors import UserError
+from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
-from tf_finetune.fit.loop import FitData, fit_phase
+from tf_finetune.fit.loop import adamw_of, fit_phase
+from tf_finetune.fit.objective import objective_of
+from tf_finetune.model.blocks import layer_groups
 
 ROWS = np.arange(64)
 FEATURES = FeatureStore(np.random.default_rng(0).normal(size=(64, 16)).astype("float32"))
@@ -21,12 +24,16 @@ def train(folder, *, unit=1.0, rate=1e-2):
         "regression", ("y",), target_mean=float(labels.mean()), target_std=float(labels.std())
     )
     folder.mkdir()
+    phase = Phase(name="p", train="head", epochs=3, learning_rate=rate)
+    fit = FitConfig(global_batch=16, precision="float32")
+    examples = examples_of_rows(FEATURES, labels, ROWS[:48], ROWS[48:], fit)
+    groups = layer_groups(task.network, task.backbone)
     return task.head, fit_phase(
         task.head,
-        FitData(store=FEATURES, labels=labels, train=ROWS[:48], validation=ROWS[48:]),
-        Phase(name="p", train="head", epochs=3, learning_rate=rate),
-        FitConfig(global_batch=16, precision="float32"),
-        kind="regression",
+        examples,
+        phase,
+        objective=objective_of(task, fit.label_smoothing),
+        optimizer=adamw_of(phase, examples.steps, groups, weight_decay=0.01, clip=1.0),
         workdir=folder,
         number=1,
         state={},
@@ -50,5 +57,5 @@ def test_the_unit_of_the_targets_does_not_matter(tmp_path, unit):
 
 
 def test_training_that_diverges_is_explained(tmp_path):
-    with pytest.raises(UserError, match=r"phase p: .*diverged.*learning rate 1e\+30"):
+    with pytest.raises(UserError, match=r"phase p, learning_rate 1e\+30: .*diverged"):
         train(tmp_path / "run", rate=1e30)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,9 @@ import tensorflow as tf
 # Batches are cut from runs of this many batches' examples sorted by length: long
 # enough for little padding, short enough that neighbours change between epochs.
 _RUN = 50
+
+
+Noise = Callable[[Any, np.random.Generator], Any]
 
 
 class Store(Protocol):
@@ -52,6 +56,7 @@ def training_dataset(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
+    noise: Noise | None = None,
 ) -> tf.data.Dataset:
     """Endless (inputs, labels) batches, epoch after epoch, each in its own order.
 
@@ -62,16 +67,20 @@ def training_dataset(
         batch_size: examples a batch.
         seed: of the order.
         first_epoch: the epoch to begin with.
+        noise: changes each batch; what it does follows from the seed, the epoch and the
+            batch's number in it.
     """
     lengths = store.lengths[rows]
 
-    def batches() -> Iterator[np.ndarray]:
-        epoch = first_epoch
-        while True:
-            yield from plan_epoch(lengths, batch_size, seed, epoch)
-            epoch += 1
+    def batches() -> Iterator[tuple[Any, np.ndarray]]:
+        for epoch in itertools.count(first_epoch):
+            for number, batch in enumerate(plan_epoch(lengths, batch_size, seed, epoch)):
+                inputs = store.batch(rows[batch])
+                if noise:
+                    inputs = noise(inputs, np.random.default_rng([seed, epoch, number]))
+                yield inputs, labels[rows[batch]]
 
-    return _dataset(store, labels, lambda: (rows[batch] for batch in batches()))
+    return _dataset(store, labels, batches)
 
 
 def evaluation_dataset(
@@ -80,7 +89,9 @@ def evaluation_dataset(
     """One pass over the rows in the order of `evaluation_order`."""
     ordered = rows[evaluation_order(store, rows)]
     chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    dataset = _dataset(store, labels, lambda: iter(chunks))
+    dataset = _dataset(
+        store, labels, lambda: ((store.batch(chunk), labels[chunk]) for chunk in chunks)
+    )
     return dataset.apply(tf.data.experimental.assert_cardinality(len(chunks)))
 
 
@@ -89,14 +100,12 @@ def evaluation_order(store: Store, rows: np.ndarray) -> np.ndarray:
     return np.argsort(store.lengths[rows], kind="stable")
 
 
-def _dataset(store: Store, labels: np.ndarray, chunks: Any) -> tf.data.Dataset:
+def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:
     def spec(array: np.ndarray) -> tf.TensorSpec:
         # Token axes vary in length; a feature's width does not.
         tokens = array.dtype == np.int32 and array.ndim == 2
         return tf.TensorSpec([None, None] if tokens else [None, *array.shape[1:]], array.dtype)
 
     signature = tf.nest.map_structure(spec, (store.batch(np.array([0])), labels[:1]))
-    return tf.data.Dataset.from_generator(
-        lambda: ((store.batch(rows), labels[rows]) for rows in chunks()),
-        output_signature=signature,
-    ).prefetch(tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.prefetch(tf.data.AUTOTUNE)

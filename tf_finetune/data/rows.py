@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tf_finetune.config import DataConfig, nearest
+from tf_finetune.config import DataConfig
+from tf_finetune.config_checks import nearest
 from tf_finetune.errors import UserError
 
 Record = tuple[str, int, Sequence[Any]]

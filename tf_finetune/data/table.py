@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tf_finetune.config import DataConfig, nearest
+from tf_finetune.config import DataConfig
+from tf_finetune.config_checks import nearest
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.rows import Columns, Part, quoted
 from tf_finetune.data.values import Labels, Unusable, is_readable, text

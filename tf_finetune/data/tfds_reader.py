@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.config import DataConfig, nearest
+from tf_finetune.config import DataConfig
+from tf_finetune.config_checks import nearest
 from tf_finetune.data.rows import Columns, Part, Record, quoted
 from tf_finetune.data.table import other_split
 from tf_finetune.errors import UserError

@@ -15,40 +15,67 @@ class AuditError(RuntimeError):
 
 @dataclasses.dataclass(slots=True, frozen=True)
 class Audit:
-    """What `Snapshot.check` found: how many variables of each kind."""
+    """What `Snapshot.check` found: how many variables of each kind.
+
+    Attributes:
+        unmoved: those that were to train but did not move.
+    """
 
     frozen_unchanged: int
     trained_moved: int
+    unmoved: tuple[str, ...] = ()
 
 
 class Snapshot:
-    """The state of a network's weights when a phase begins.
+    """The state of a model's weights when a phase begins.
+
+    What a layer that is open keeps beside its trained variables, such as the moving
+    statistics of a normalisation, may move and need not.
 
     Args:
-        network: with `trainable` as the phase has it.
+        model: with `trainable` as the phase has it.
     """
 
-    def __init__(self, network: keras.Model) -> None:
-        self._network = network
-        self._before = {v.path: _digest(v) for v in network.weights}
-        self._trained = {v.path for v in network.trainable_weights}
+    def __init__(self, model: keras.Model) -> None:
+        # By position: two layers of one model may have variables of the same path.
+        self._weights = model.weights
+        self._before = [_digest(v) for v in self._weights]
+        self._trained = {id(v) for v in model.trainable_weights}
+        self._free = {
+            id(v)
+            for layer in model._flatten_layers()
+            if layer.trainable
+            for v in layer._non_trainable_variables
+        } - self._trained
 
-    def check(self) -> Audit:
+    def check(self, *, strict: bool = True) -> Audit:
         """Compares with the weights as they are now.
+
+        Args:
+            strict: trained variables that did not move are an error. Without it that
+                takes all of them: a plain SGD may leave one where its gradient is tiny.
 
         Raises:
             AuditError: naming frozen variables that changed, or trained ones
-                that did not.
+                that did not move.
         """
-        moved = {v.path for v in self._network.weights if _digest(v) != self._before[v.path]}
-        if changed := sorted(moved - self._trained):
-            raise AuditError(f"{len(changed)} frozen variables changed: {changed[:5]}")
-        if stuck := sorted(self._trained - moved):
+        changed, unmoved, moved, kept = [], [], 0, 0
+        for variable, before in zip(self._weights, self._before, strict=True):
+            same = _digest(variable) == before
+            if id(variable) in self._trained:
+                moved += not same
+                unmoved += [variable.path] * same
+            elif id(variable) not in self._free:
+                kept += same
+                changed += [variable.path] * (not same)
+        if changed:
+            raise AuditError(f"{len(changed)} frozen variables changed: {sorted(changed)[:5]}")
+        if unmoved and (strict or not moved):
             raise AuditError(
-                f"{len(stuck)} of {len(self._trained)} variables were to train but did not "
-                f"move: {stuck[:5]}"
+                f"{len(unmoved)} of {len(self._trained)} variables were to train but did not "
+                f"move: {sorted(unmoved)[:5]}"
             )
-        return Audit(len(self._before) - len(self._trained), len(self._trained))
+        return Audit(kept, moved, tuple(sorted(unmoved)))
 
 
 def _digest(variable: keras.Variable) -> bytes:

@@ -17,12 +17,12 @@ class Progress(keras.callbacks.Callback):
     Args:
         name: of the phase.
         examples: training examples an epoch.
-        batch_size: examples a step.
+        steps: batches an epoch.
     """
 
-    def __init__(self, name: str, examples: int, batch_size: int) -> None:
+    def __init__(self, name: str, examples: int, steps: int) -> None:
         super().__init__()
-        self._name, self._examples, self._batch = name, examples, batch_size
+        self._name, self._examples, self._steps = name, examples, steps
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         title = f"{self._name} {epoch + 1}/{self.params['epochs']}"
@@ -31,7 +31,8 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if not self._bar.disable:
             self._bar.set_postfix(_shown(logs), refresh=False)
-            self._bar.update(min(self._batch, self._examples - self._bar.n))
+            done = round(self._examples * (batch + 1) / self._steps)
+            self._bar.update(min(done, self._examples) - self._bar.n)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._bar.close()
@@ -42,12 +43,12 @@ def _shown(logs: dict | None) -> dict[str, str]:
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Appends a JSON line an epoch to a file, and keeps the lines in `rows`.
+    """Keeps the figures of each epoch in `rows`, and as JSON lines in a file.
 
     Args:
-        file: the run's `metrics.jsonl`.
         name: of the phase.
         examples: training examples an epoch.
+        file: the run's `metrics.jsonl`; None writes none.
 
     Attributes:
         rows: one dict an epoch.
@@ -55,7 +56,7 @@ class MetricsLog(keras.callbacks.Callback):
             most of which TensorFlow spends on tracing.
     """
 
-    def __init__(self, file: Path, name: str, examples: int) -> None:
+    def __init__(self, name: str, examples: int, file: Path | None = None) -> None:
         super().__init__()
         self._file, self._name, self._examples = file, name, examples
         self.rows: list[dict] = []
@@ -65,7 +66,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._began = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch_began = time.perf_counter()
+        self._epoch_began = self._epoch_trained = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self.first_step_seconds is None:
@@ -75,6 +76,8 @@ class MetricsLog(keras.callbacks.Callback):
         self._epoch_trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._epoch_trained == self._epoch_began:  # there was no validation
+            self._epoch_trained = time.perf_counter()
         seconds = self._epoch_trained - self._epoch_began
         row = {
             "phase": self._name,
@@ -86,5 +89,6 @@ class MetricsLog(keras.callbacks.Callback):
             "examples_per_second": round(self._examples / seconds, 1),
         }
         self.rows.append(row)
-        with self._file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        if self._file:
+            with self._file.open("a") as out:
+                out.write(json.dumps(row) + "\n")

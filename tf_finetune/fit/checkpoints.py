@@ -1,4 +1,4 @@
-"""The best and the last weights of a phase."""
+"""The best weights of a phase."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def bytes_of(model: keras.Model) -> int:
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Writes `last` and `best.weights.h5` at each epoch's end; may end the phase.
+    """Keeps the weights of the best epoch; may end the phase.
 
     The state before the first epoch is a candidate too, so that a phase never ends
-    worse on validation than it began. An epoch whose validation loss is no finite
-    number ends the phase and is never the best. Each file is written under a
-    temporary name and then renamed.
+    worse on validation than it began. An epoch whose loss is no finite number ends the
+    phase and is never the best. Without validation the last epoch is the best.
 
     Args:
-        folder: where the two files go.
-        monitor: the validation metric that decides; the validation loss decides
+        monitor: the validation figure that decides; the validation loss decides
             between equals.
         mode: `max` or `min`.
         patience: epochs without a better one before training stops; 0 means never.
         start: validation figures before the first epoch, named as in its logs.
+        folder: for `best` and `last.weights.h5`, each written under a temporary name
+            and then renamed; None writes nothing. In these files adapters are merged.
 
     Attributes:
         best_epoch: counted from 1; 0 while none was better than the start.
@@ -42,43 +42,63 @@ class KeepBest(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, folder: Path, monitor: str, mode: str, patience: int, start: Mapping[str, float]
+        self,
+        monitor: str,
+        mode: str,
+        patience: int,
+        start: Mapping[str, float],
+        folder: Path | None = None,
     ) -> None:
         super().__init__()
         self._folder, self._monitor, self._patience = folder, monitor, patience
         self._sign = 1.0 if mode == "max" else -1.0
-        score = self._score(start)
-        self._best = score if np.isfinite(score).all() else (-float("inf"), -float("inf"))
-        self.best_epoch = self.finite_epochs = 0
+        self._best = (-math.inf, -math.inf)
+        if start and np.isfinite(self._score(start)).all():
+            self._best = self._score(start)
+        self.best_epoch = self.finite_epochs = self._epochs = 0
+        self._weights: list[np.ndarray] | None = None
 
     def _score(self, logs: Mapping[str, float]) -> tuple[float, float]:
+        if "val_loss" not in logs:
+            return float(self._epochs), -logs["loss"]
         return self._sign * logs[self._monitor], -logs["val_loss"]
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # A view of its own, without the optimiser: weights alone are a third as large.
-        self._weights = keras.Model(self.model.inputs, self.model.outputs)
-        self._write("best.weights.h5")
+        if self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # A view of its own, without the optimiser: weights alone are a third as large.
+            self._view = keras.Model(self.model.inputs, self.model.outputs)
+            self._write("best.weights.h5")
+        self._weights = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._write("last.weights.h5")
+        self._epochs += 1
+        if self._folder:
+            self._write("last.weights.h5")
         score = self._score(logs or {})
         if not np.isfinite(score).all():
             self.model.stop_training = True  # no later epoch can mend it
             return
         self.finite_epochs += 1
         if score > self._best:
-            self._best, self.best_epoch = score, epoch + 1
-            with written_whole(self._folder / "best.weights.h5") as temporary:
-                os.link(self._folder / "last.weights.h5", temporary)
+            self._best, self.best_epoch = score, self._epochs
+            self._keep()
         # The start is no epoch: training may first lose a little, as the rate warms up.
-        elif self._patience and epoch + 1 - max(self.best_epoch, 1) >= self._patience:
+        elif self._patience and self._epochs - max(self.best_epoch, 1) >= self._patience:
             self.model.stop_training = True
 
+    def _keep(self) -> None:
+        if self._folder:
+            with written_whole(self._folder / "best.weights.h5") as temporary:
+                os.link(self._folder / "last.weights.h5", temporary)
+        self._weights = self.model.get_weights()
+
     def _write(self, name: str) -> None:
-        with written_whole(self._folder / name, needed=bytes_of(self._weights)) as temporary:
-            self._weights.save_weights(temporary)
+        assert self._folder
+        with written_whole(self._folder / name, needed=bytes_of(self._view)) as temporary:
+            self._view.save_weights(temporary)
 
     def restore(self) -> None:
         """Puts the best epoch's weights, or those of the start, back into the model."""
-        self._weights.load_weights(self._folder / "best.weights.h5")
+        if self._weights is not None:  # the training has begun
+            self.model.set_weights(self._weights)

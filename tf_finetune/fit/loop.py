@@ -1,46 +1,29 @@
-"""One phase: freeze, optimiser, compile, fit, audit."""
+"""One phase: optimiser, compile, fit, keep the best, audit."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from tf_finetune.config import FitConfig, Phase
-from tf_finetune.data.pipeline import Store, evaluation_dataset, training_dataset
+from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import Audit, Snapshot
 from tf_finetune.fit.callbacks import MetricsLog, Progress
+from tf_finetune.fit.carry import State, carried_into, state_of
 from tf_finetune.fit.checkpoints import KeepBest
-from tf_finetune.fit.optimizers import LayerwiseAdamW, WarmupLinear
-from tf_finetune.model import heads
+from tf_finetune.fit.examples import Examples, validation_figures
+from tf_finetune.fit.objective import Objective
+from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
+from tf_finetune.fit.schedules import rate_schedule
+from tf_finetune.fit.spike_guard import SpikeGuard
+from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
-
-OptimizerState = dict[str, tuple[int, np.ndarray, np.ndarray]]
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class FitData:
-    """The examples of a phase.
-
-    Attributes:
-        store: inputs by row.
-        labels: aligned with the store's rows.
-        train: rows to train on.
-        validation: rows to judge epochs by.
-    """
-
-    store: Store
-    labels: np.ndarray
-    train: np.ndarray
-    validation: np.ndarray
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -54,6 +37,7 @@ class PhaseResult:
         best_epoch: counted from 1; its weights are the phase's result. 0 where no
             epoch was better than the start, whose weights are then kept.
         history: one dict an epoch, as in `metrics.jsonl`.
+        skipped: as in `SpikeGuard`.
     """
 
     name: str
@@ -66,115 +50,146 @@ class PhaseResult:
     best_epoch: int
     history: list[dict]
     audit: Audit
+    skipped: list[tuple[int, int, int]]
 
 
-def make_optimizer(phase: Phase, fit: FitConfig, steps_per_epoch: int) -> LayerwiseAdamW:
-    """The optimiser of a phase: warm-up, then linear decay to 0 over its epochs."""
-    total = steps_per_epoch * phase.epochs
+def rate_of(phase: Phase, steps: int) -> Any:
+    """The schedule of a phase's rate, or its constant rate for `plateau`.
+
+    Args:
+        phase: of the run.
+        steps: updates an epoch.
+
+    Raises:
+        UserError: if the warm-up leaves no step to train at the full rate.
+    """
+    if phase.schedule == "plateau":
+        return phase.learning_rate
+    total = steps * phase.epochs
+    return rate_schedule(phase.schedule, phase.learning_rate, int(phase.warmup * total), total)
+
+
+def adamw_of(
+    phase: Phase, steps: int, groups: Groups, *, weight_decay: float, clip: float
+) -> LayerwiseAdamW:
+    """The default optimiser of a phase, not built yet.
+
+    Args:
+        phase: of the run.
+        steps: updates an epoch.
+        groups: of the whole model; their depth decides over `phase.layer_decay`.
+        weight_decay: decoupled.
+        clip: global norm that gradients are clipped to; 0 means no clipping.
+    """
     return LayerwiseAdamW(
-        WarmupLinear(phase.learning_rate, int(phase.warmup * total), total),
-        weight_decay=fit.weight_decay,
-        global_clipnorm=fit.clip or None,
+        rate_of(phase, steps),
+        weight_decay=weight_decay,
+        global_clipnorm=clip or None,
+        multipliers=depth_multipliers(groups, phase.layer_decay) if phase.layer_decay < 1 else (),
     )
 
 
 def compile_phase(
-    network: keras.Model, phase: Phase, fit: FitConfig, kind: str, examples: int
-) -> LayerwiseAdamW:
-    """Compiles a network for a phase and returns its optimiser, built.
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, objective: Objective
+) -> None:
+    """Compiles a model for a phase and builds its optimiser.
 
-    `trainable` must have been set before: Keras reads it here.
+    `trainable` must have been set before: Keras reads it here. Where the model
+    computes in float16, the loss is scaled.
     """
-    optimizer = make_optimizer(phase, fit, math.ceil(examples / fit.global_batch))
-    network.compile(
-        keras.optimizers.LossScaleOptimizer(optimizer) if fit.precision == "float16" else optimizer,
-        loss=heads.loss(kind, fit.label_smoothing),
-        # In squares of the targets' spread: clipping, and Adam's smallest step, must
-        # not depend on the unit that they are counted in.
-        loss_weights=network.get_layer("values").scale ** -2 if kind == "regression" else None,
-        metrics=heads.metrics(kind),
+    half = any(layer.dtype_policy.compute_dtype == "float16" for layer in model._flatten_layers())
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer,
+        loss=objective.loss,
+        loss_weights=objective.loss_weights,
+        metrics=objective.metrics,
         jit_compile=False,
     )
-    optimizer.build(network.trainable_variables)
-    return optimizer
+    optimizer.build(model.trainable_variables)
 
 
 def fit_phase(
-    network: keras.Model,
-    data: FitData,
+    model: keras.Model,
+    examples: Examples,
     phase: Phase,
-    fit: FitConfig,
     *,
-    kind: str,
-    workdir: Path,
+    objective: Objective,
+    optimizer: keras.optimizers.Optimizer,
+    state: State,
     number: int,
-    state: OptimizerState,
+    workdir: Path | None = None,
     full: keras.Model | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    first_epoch: int = 0,
+    spike_guard: int = 0,
+    strict: bool = True,
     say: Callable[[str], None] = print,
 ) -> PhaseResult:
-    """Trains a network, whose `trainable` is set, for one phase.
+    """Trains a model, whose `trainable` is set, for one phase.
 
     Args:
-        network: from a store's batches to logits; ends with the weights of the
-            best epoch.
-        data: what to train on.
+        model: ends with the weights of the best epoch, also where training fails.
+        examples: what to train on.
         phase: what to do.
-        fit: batch size, clipping and the like.
-        kind: the task, which decides loss and metric.
-        workdir: the run folder, for checkpoints and logs.
+        objective: loss, metrics, and what is best.
+        optimizer: not built yet.
+        state: the optimiser's state by variable; read, then brought up to date.
         number: of the phase, counted from 1.
-        state: the optimiser's state by variable path; read, then brought up to date.
-        full: the whole network where `network` is only its unfrozen end; for the
+        workdir: the run folder, for checkpoints and logs; None writes nothing.
+        full: the whole network where `model` is only its unfrozen end; for the
             counts that are shown.
+        callbacks: more of them, for `fit`.
+        first_epoch: what `fit` counts the phase's first epoch as, from 0.
+        spike_guard: how often to go back when the loss blows up, as in `SpikeGuard`.
+        strict: a variable that was to train but did not move fails the phase, rather
+            than being told of.
         say: where lines for people go.
 
     Raises:
-        AuditError: if a frozen variable changed or a trained one did not.
-        UserError: if training diverged in its first epoch.
+        AuditError: if a frozen variable changed or, where strict, a trained one did not.
+        UserError: if training diverged.
     """
     began = time.perf_counter()
-    optimizer = compile_phase(network, phase, fit, kind, len(data.train))
-    optimizer.load_state(state)
-    trainable, _ = count_parameters(network)
-    total = count_parameters(full or network)[1]
+    compile_phase(model, optimizer, objective)
+    variables = (full or model).variables
+    carried_into(optimizer, state, variables)
+    trainable, _ = count_parameters(model)
+    total = count_parameters(full or model)[1]
     say(
         f"phase {phase.name}: trainable {trainable:,} of {total:,} "
         f"({trainable / total:.1%}), rate {phase.learning_rate:g}"
     )
-    title = re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")
-    validation = evaluation_dataset(
-        data.store, data.labels, data.validation, batch_size=fit.eval_batch
-    )
-    found = network.evaluate(validation, return_dict=True, verbose=0)
-    start = {f"val_{key}": float(value) for key, value in found.items()}
-    best = KeepBest(workdir / "checkpoints" / title, *heads.monitor(kind), phase.patience, start)
-    log = MetricsLog(workdir / "metrics.jsonl", phase.name, len(data.train))
-    callbacks: list[Any] = [
-        Progress(phase.name, len(data.train), fit.global_batch),
-        log,
-        keras.callbacks.TensorBoard(workdir / "logs" / title, write_graph=False),
-        best,
-    ]
-    snapshot = Snapshot(network)
-    network.fit(
-        training_dataset(
-            data.store, data.labels, data.train, batch_size=fit.global_batch, seed=fit.seed
-        ),
-        steps_per_epoch=math.ceil(len(data.train) / fit.global_batch),
-        epochs=phase.epochs,
-        validation_data=validation,
-        callbacks=callbacks,
-        shuffle=False,  # the dataset has its own order
-        verbose=0,
-    )
-    audit = snapshot.check()
-    state.update(optimizer.state())
-    if not best.finite_epochs:
+    start = validation_figures(model, examples)
+    if start and objective.monitor not in start:
         raise UserError(
-            f"phase {phase.name}: training has diverged, its validation loss is no number. Lower "
-            f"its learning rate {phase.learning_rate:g}, or set --config.fit.precision=float32."
+            f'monitor is "{objective.monitor}"; of this model it can be {", ".join(sorted(start))}.'
         )
-    best.restore()
+    best, log, watching = _watching(phase, examples, objective, start, number, workdir)
+    guard = SpikeGuard(spike_guard, say=say) if spike_guard else None
+    snapshot = Snapshot(model)
+    try:
+        model.fit(
+            **examples.train,
+            initial_epoch=first_epoch,
+            epochs=first_epoch + phase.epochs,
+            validation_data=examples.validation,
+            validation_batch_size=examples.batch_size,
+            # The guard first: what others read is then what it has mended.
+            callbacks=[*([guard] if guard else []), *watching, *callbacks],
+            verbose=0,
+        )
+        audit = snapshot.check(strict=strict)
+        if not best.finite_epochs:
+            raise UserError(
+                "training has diverged, its loss is no number. Lower the learning_rate, clip "
+                "gradients, or compute in float32."
+            )
+    except UserError as error:
+        title = f"phase {phase.name}, learning_rate {phase.learning_rate:g}"
+        raise UserError(f"{title}: {error}") from None
+    finally:
+        best.restore()
+    state |= state_of(optimizer, variables)
     result = PhaseResult(
         name=phase.name,
         train=phase.train,
@@ -186,21 +201,50 @@ def fit_phase(
         best_epoch=best.best_epoch,
         history=log.rows,
         audit=audit,
+        skipped=guard.skipped if guard else [],
     )
-    say(_summary(result, heads.monitor(kind)[0]))
+    say(_summary(result, objective.monitor))
     return result
+
+
+def _watching(
+    phase: Phase,
+    examples: Examples,
+    objective: Objective,
+    start: dict[str, float],
+    number: int,
+    workdir: Path | None,
+) -> tuple[KeepBest, MetricsLog, list[keras.callbacks.Callback]]:
+    """The callbacks of a phase; the best and the log among them stand by themselves too."""
+    title = re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")
+    folder = workdir / "checkpoints" / title if workdir else None
+    best = KeepBest(objective.monitor, objective.mode, phase.patience, start, folder)
+    log = MetricsLog(phase.name, examples.size, workdir / "metrics.jsonl" if workdir else None)
+    watching: list[Any] = [Progress(phase.name, examples.size, examples.steps), log, best]
+    if workdir:
+        watching.append(keras.callbacks.TensorBoard(workdir / "logs" / title, write_graph=False))
+    if phase.schedule == "plateau":
+        watching.append(
+            keras.callbacks.ReduceLROnPlateau(
+                objective.monitor, mode=objective.mode, factor=0.5, patience=1
+            )
+        )
+    return best, log, watching
 
 
 def _summary(result: PhaseResult, monitor: str) -> str:
     row = result.history[result.best_epoch - 1] if result.best_epoch else result.start
+    names = [name for name in dict.fromkeys((monitor, "val_loss", "loss")) if name in row]
+    figures = ", ".join(f"{name} {row[name]:.4f}" for name in names)
     best = (
         f"best of {len(result.history)} epochs is {result.best_epoch}"
         if result.best_epoch
         else f"none of {len(result.history)} epochs was better than the start, which is kept"
     )
-    return (
-        f"phase {result.name}: {best}, {monitor} {row[monitor]:.4f}, "
-        f"val_loss {row['val_loss']:.4f}; "
-        f"{result.seconds:.0f} s; audit: {result.audit.trained_moved} variables moved, "
+    audit = (
+        f"{result.audit.trained_moved} variables moved, "
         f"{result.audit.frozen_unchanged} frozen bit-identical"
     )
+    if stuck := result.audit.unmoved:
+        audit += f"; {len(stuck)} were to train but did not move: {', '.join(stuck[:3])}"
+    return f"phase {result.name}: {best}, {figures}; {result.seconds:.0f} s; audit: {audit}"

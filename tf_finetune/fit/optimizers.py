@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ import tensorflow as tf
 from tf_finetune.errors import UserError
 from tf_finetune.fit.layerwise import Layerwise
 from tf_finetune.fit.multipliers import Multipliers, Pairs, variable_names
-from tf_finetune.fit.schedules import rate_schedule
 
 if TYPE_CHECKING:
     from tf_finetune.model.blocks import Groups
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 State = dict[str, tuple[int, np.ndarray, np.ndarray]]
 
 # BERT's schedule, by the name that it had while it was the only one.
-WarmupLinear = functools.partial(rate_schedule, "linear")
-
 _NO_DECAY = re.compile(r"(^|/|_)(bias|beta|gamma)$")
 
 
@@ -52,12 +48,11 @@ def depth_multipliers(groups: Groups, decay: float) -> list[tuple[keras.Variable
         raise UserError(
             f"decay is {decay}; it must be above 0 and at most 1, where 1 is one rate for all."
         )
-    stages = [groups.stem, *groups.blocks, groups.head]
+    parts = groups.weights()
     return [
-        (variable, decay ** (len(stages) - 1 - depth))
-        for depth, layers in enumerate(stages)
-        for layer in layers
-        for variable in layer.weights
+        (variable, decay ** (len(parts) - 1 - depth))
+        for depth, variables in enumerate(parts)
+        for variable in variables
     ]
 
 

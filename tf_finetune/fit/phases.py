@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 from tf_finetune.config import FineTuneConfig, FitConfig, Phase
 
 
-def phases_of(config: FineTuneConfig) -> list[Phase]:
+def phases_of(config: FineTuneConfig, blocks: int) -> list[Phase]:
     """The phases of a run, each with a name.
 
     `probe` trains the head on the frozen backbone. `full` trains everything, or
     what `config.fit.train` selects. `probe_then_tune` does both in turn, so that the
     pretrained features are not distorted by the gradients of an untrained head
-    (Kumar et al. 2022, arXiv:2202.10054).
+    (Kumar et al. 2022, arXiv:2202.10054). `gradual` opens one block an epoch from the
+    last to the first between the two (Howard & Ruder 2018, arXiv:1801.06146). `lora`
+    trains adapters after the head (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        config: of the run.
+        blocks: of the backbone.
     """
     fit, probe = config.fit, _probe(config.fit, "probe")
     tune = Phase(
@@ -21,18 +29,47 @@ def phases_of(config: FineTuneConfig) -> list[Phase]:
         train=fit.train,
         epochs=fit.epochs,
         learning_rate=fit.learning_rate,
+        schedule=fit.schedule,
         warmup=fit.warmup,
+        layer_decay=fit.layer_decay,
         patience=fit.patience,
     )
-    recipes = {"probe": [probe], "full": [tune], "probe_then_tune": [probe, tune]}
+    one_more = [
+        dataclasses.replace(
+            tune, name=f"open {k}", train=f"last:{k}", epochs=1, schedule="constant"
+        )
+        for k in range(1, blocks + 1)
+    ]
+    recipes = {
+        "probe": [probe],
+        "full": [tune],
+        "probe_then_tune": [probe, tune],
+        "gradual": [probe, *one_more, tune],
+        "lora": [
+            probe,
+            dataclasses.replace(
+                tune, name="lora", train="lora", learning_rate=fit.lora_learning_rate
+            ),
+        ],
+    }
     if isinstance(config.phases, str):
         return recipes[config.phases]
     return [dataclasses.replace(phase, name=phase.name or phase.train) for phase in config.phases]
 
 
-def probe_baseline(config: FineTuneConfig) -> Phase | None:
+def repeated(phases: Sequence[Phase]) -> list[str]:
+    """One line for each phase that is as the one before, rate and all."""
+    return [
+        f'phase {after.name} trains "{after.train}" at {after.learning_rate:g} as phase '
+        f"{before.name} before it does; one phase with more epochs would decay its rate once."
+        for before, after in itertools.pairwise(phases)
+        if (before.train, before.learning_rate) == (after.train, after.learning_rate)
+    ]
+
+
+def probe_baseline(config: FineTuneConfig, phases: Sequence[Phase]) -> Phase | None:
     """The head trained alone, only to compare with; None if the run begins with that."""
-    if not config.results.probe_baseline or phases_of(config)[0].train == "head":
+    if not config.results.probe_baseline or phases[0].train == "head":
         return None
     return _probe(config.fit, "probe-baseline")
 

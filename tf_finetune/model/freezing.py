@@ -95,8 +95,13 @@ def selected(groups: Groups, train: str) -> list[keras.Variable]:
                 "as backbone. Say which part is the backbone, or train all or last:K."
             )
         return head
-    found = {"norm": _scales_and_offsets, "bias": _biases}[kind](groups)
+    found = {"norm": _scales_and_offsets, "bias": _biases, "lora": _adapters}[kind](groups)
     inner = [v for v in body if id(v) in found]
+    if not inner and kind == "lora":
+        raise UserError(
+            f'train="lora", but the model "{groups.model.name}" has no adapters; call add_lora '
+            "first."
+        )
     if not inner:
         raise UserError(
             f'train="{train}" selects nothing in the backbone, which has '
@@ -157,6 +162,16 @@ def _scales_and_offsets(groups: Groups) -> set[int]:
     layers = groups.model._flatten_layers()
     norms = [layer for layer in layers if "norm" in type(layer).__name__.lower()]
     return {id(v) for layer in norms for v in layer._trainable_variables}
+
+
+def _adapters(groups: Groups) -> set[int]:
+    return {
+        id(v)
+        for layer in groups.model._flatten_layers()
+        if getattr(layer, "lora_enabled", False)
+        for v in layer.weights
+        if v.name.startswith("lora_")
+    }
 
 
 def _biases(groups: Groups) -> set[int]:

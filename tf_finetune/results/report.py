@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
+from tf_finetune.results.cautions import cautions
 from tf_finetune.results.wording import (
     NAMES,
     SHARES,
-    cell,
+    decisive,
     interval_of,
     short,
     table,
@@ -22,7 +23,6 @@ from tf_finetune.results.wording import (
 
 # Beyond so many classes a table is no longer read; the rest is in metrics.json.
 _MOST_CLASSES = 20
-_FEW_ROWS = 30
 _BASELINES = {"probe": "head alone", "majority": "knows only the training labels"}
 
 
@@ -45,7 +45,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         _figures(card),
         _classes(card),
         "## To keep in mind",
-        _cautions(card),
+        cautions(card),
         "## Data",
         _data(card, prepared),
         "## Training",
@@ -60,7 +60,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
 
 def summary(card: Mapping[str, Any], workdir: Path) -> str:
     """A few lines for a terminal: figures beside baselines, and where things are."""
-    name = _counts(card)
+    name = decisive(card)
     lines = [f"test: {NAMES[name]} {with_interval(card['test'], name)}"]
     for key, scores in card["baselines"].items():
         lines.append(f"      {with_interval(scores, name)} {_BASELINES.get(key, key)}")
@@ -74,13 +74,8 @@ def _task(task: str) -> str:
     return {"multi_label": "multi-label classification"}.get(task, task)
 
 
-def _counts(card: Mapping[str, Any]) -> str:
-    """The figure that counts."""
-    return {"regression": "mae", "multi_label": "subset_accuracy"}.get(card["task"], "accuracy")
-
-
 def _opening(card: Mapping[str, Any]) -> str:
-    test, name = card["test"], _counts(card)
+    test, name = card["test"], decisive(card)
     lines = [
         f"On {test['rows']:,} test rows, which took no part in training or in any choice, the "
         f"model's {NAMES[name]} is **{value_of(test, name)}** (95% interval "
@@ -153,36 +148,6 @@ def _confusion(card: Mapping[str, Any]) -> str:
     return "\n\n### Most frequent mistakes\n\n" + table(["true", "chosen", "test rows"], rows)
 
 
-def _cautions(card: Mapping[str, Any]) -> str:
-    test, name = card["test"], _counts(card)
-    found = [
-        "The intervals hold for texts like those of the test split. On texts from elsewhere, "
-        "expect less."
-    ]
-    small = [n for n, s in test.get("per_class", {}).items() if s["support"] < _FEW_ROWS]
-    if small:
-        found.append(
-            f"Fewer than {_FEW_ROWS} test rows, so little is known of them: "
-            + ", ".join(f"`{cell(n)}` ({test['per_class'][n]['support']})" for n in small[:10])
-            + (f" and {len(small) - 10} more." if len(small) > 10 else ".")
-        )
-    low, high = test[f"{name}_interval"]
-    if name in SHARES and high - low > 0.1:
-        found.append("The interval is wider than ten points; a larger test split would narrow it.")
-    for phase in card["phases"]:
-        if phase["best_epoch"] == len(phase["history"]) > 1:
-            found.append(
-                f"Phase `{phase['name']}` was still improving at its last epoch; more epochs may "
-                "give more."
-            )
-        elif phase["best_epoch"] == 0:
-            found.append(
-                f"No epoch of phase `{phase['name']}` was better on validation than its start, "
-                "which was kept; a lower learning rate may do better."
-            )
-    return "\n".join(f"- {line}" for line in found)
-
-
 def _data(card: Mapping[str, Any], prepared: Any) -> str:
     splits = prepared.splits
     rows: list[list[Any]] = [["all", *(f"{len(chosen):,}" for chosen in splits.values())]]
@@ -228,7 +193,14 @@ def _training(card: Mapping[str, Any]) -> str:
         "seconds",
         "audit of variables",
     ]
-    return table(head, rows) + "\n\n" + _history([row for p in phases for row in p["history"]])
+    text = table(head, rows)
+    if line := card.get("interpolation"):
+        scores = ", ".join(f"{row['share']:.0%}: {abs(row['score']):.4f}" for row in line["sweep"])
+        text += (
+            f"\n\nThe weights are {line['share']:.0%} of the way from those before tuning to "
+            f"those after it, the best on validation ({scores})."
+        )
+    return text + "\n\n" + _history([row for p in phases for row in p["history"]])
 
 
 def _history(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -53,3 +53,8 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 def cell(value: Any) -> str:
     """A text that cannot break a table."""
     return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def decisive(card: Mapping[str, Any]) -> str:
+    """The figure that counts."""
+    return {"regression": "mae", "multi_label": "subset_accuracy"}.get(card["task"], "accuracy")

@@ -1,0 +1,210 @@
+"""Opening layers inside one plain `model.fit`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_finetune import GradualUnfreezing, LayerwiseAdamW, UserError
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(64, 6)).astype("float32")
+Y = (X[:, :2].sum(1) > 0).astype("int32")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def build():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8, activation="relu", name=f"block_{i}") for i in range(2)]
+    base = keras.Sequential([keras.Input((6,)), *layers], name="base")
+    return keras.Sequential([keras.Input((6,)), base, keras.layers.Dense(2, name="logits")])
+
+
+class Weights(keras.callbacks.Callback):
+    """The weights before the first step and after each."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = [self.model.get_weights()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(self.model.get_weights())
+
+
+def fit(model, callback, *, epochs=3, compiled=None, **options):
+    model.compile(compiled or LayerwiseAdamW(1e-2), LOSS, metrics=["accuracy"], **options)
+    weights = Weights()
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    history = model.fit(
+        dataset, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback, weights]
+    )
+    return history, np.array([[np.abs(w).sum() for w in step] for step in weights.seen])
+
+
+def quiet(schedule, **options):
+    return GradualUnfreezing(schedule, say=None, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}, {"jit_compile": True}])
+def test_layers_open_when_the_schedule_says_and_not_before(options):
+    model = build()
+    history, sums = fit(model, quiet({0: "head", 1: "last:1", 2: "all"}), **options)
+    per_epoch = 4 // options.get("steps_per_execution", 1)
+    # Kernel and bias of block_0, block_1 and the head; by the step of their first move.
+    first = [np.flatnonzero(np.diff(sums[:, i]))[0] // per_epoch for i in range(6)]
+    assert first == [2, 2, 1, 1, 0, 0]
+    assert history.epoch == [0, 1, 2]
+    assert len(history.history["accuracy"]) == 3
+    assert int(model.optimizer.iterations.numpy()) == 12
+    assert len(model.trainable_weights) == 6
+
+
+def test_setting_trainable_in_a_callback_has_no_effect_in_stock_keras():
+    """What the callback is for; if this fails, Keras has mended it."""
+
+    class Plain(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.get_layer("base").trainable = epoch > 0
+
+    _, sums = fit(build(), Plain())
+    model = build()
+    model.get_layer("base").trainable = False
+    _, sums = fit(model, Plain())
+    assert not np.diff(sums[:, :4], axis=0).any()
+
+
+def test_it_equals_fits_by_hand_one_after_another():
+    ours, hand = build(), build()
+    fit(ours, quiet({0: "head", 2: "all"}), compiled=keras.optimizers.SGD(0.1))
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    for trainable, epochs in ((False, 2), (True, 1)):
+        hand.get_layer("base").trainable = trainable
+        hand.compile(keras.optimizers.SGD(0.1), LOSS)
+        hand.fit(dataset, epochs=epochs, shuffle=False, verbose=0)
+    for a, b in zip(ours.weights, hand.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
+
+
+def test_momentum_and_schedule_go_on_where_more_opens():
+    """The head trains as if it had been all in one plain fit: the rest has no effect on it."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 12)
+    inputs = keras.Input((6,))
+    # The head does not look at the frozen part's output, so its gradients are the same.
+    side = keras.layers.Dense(2, name="block_0")(inputs)
+    head = keras.layers.Dense(2, name="logits")(inputs)
+    model = keras.Model(inputs, keras.layers.Concatenate()([head, side]))
+    x_only = keras.Model(inputs, head)
+    start = [w.copy() for w in x_only.get_weights()]
+    data = tf.data.Dataset.from_tensor_slices((X, np.eye(4, dtype="float32")[Y])).batch(16)
+    model.compile(LayerwiseAdamW(schedule, weight_decay=0.0), "mse")
+    stages = {0: "re:logits", 1: "all"}
+    model.fit(data, epochs=3, shuffle=False, verbose=0, callbacks=[quiet(stages)])
+    ours = [w.copy() for w in x_only.get_weights()]
+    x_only.set_weights(start)
+    model.trainable = True
+    model.compile(LayerwiseAdamW(schedule, weight_decay=0.0), "mse")
+    model.fit(data, epochs=3, shuffle=False, verbose=0)
+    for a, b in zip(ours, x_only.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "least", "most"),
+    [
+        (LayerwiseAdamW(1e-3, weight_decay=0.0), 0.99, 1.001),
+        (keras.optimizers.Adam(1e-3), 2.0, 3.2),
+    ],
+    ids=["ours", "stock"],
+)
+def test_the_first_step_of_what_opens_late(optimizer, least, most):
+    """1.0 x the rate with ours; a stock Adam's grows with the steps before."""
+
+    class FirstStep(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.before, self.step = self.read(), None
+
+        def on_train_batch_end(self, batch, logs=None):
+            if self.step is None:
+                self.step = np.abs(self.read() - self.before).max()
+
+        def read(self):
+            return self.model.get_layer("base").get_layer("block_1").get_weights()[0]
+
+    look = FirstStep()
+    model = build()
+    model.compile(optimizer, LOSS)
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16).repeat()
+    callbacks = [quiet({0: "head", 1: "all"}), look]
+    model.fit(dataset, steps_per_epoch=1000, epochs=2, verbose=0, callbacks=callbacks)
+    assert least < look.step / 1e-3 < most
+
+
+def test_a_model_that_was_frozen_when_compiled():
+    model = build()
+    model.get_layer("base").trainable = False
+    _, sums = fit(model, quiet({0: "head", 1: "all"}), epochs=2)
+    assert np.diff(sums[4:, 0]).all()
+    assert not np.diff(sums[:5, 0]).any()
+    # An optimiser that was built for the head alone, and has made no step, is made anew.
+    model = build()
+    model.get_layer("base").trainable = False
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    _, sums = fit(model, quiet({0: "head", 1: "all"}), epochs=2, compiled=optimizer)
+    assert np.diff(sums[4:, 0]).all()
+    assert model.optimizer.momentum == 0.9
+
+
+def test_gradual_opens_a_block_an_epoch():
+    said = []
+    fit(build(), GradualUnfreezing(say=said.append), epochs=5)
+    total = 6 * 8 + 8 + 8 * 8 + 8 + 8 * 2 + 2
+    assert [line.split(" of ")[0] for line in said] == [
+        "epoch 1: trainable 18",
+        "epoch 2: trainable 90",
+        f"epoch 3: trainable {total}",
+    ]
+
+
+@pytest.mark.parametrize("schedule", ["slow", {}, {1: "all"}])
+def test_a_schedule_that_cannot_be(schedule):
+    with pytest.raises(UserError, match=r"schedule is .*\{0: \"head\", 2: \"all\"\}"):
+        GradualUnfreezing(schedule)
+
+
+def steps_made():
+    model = build()
+    model.get_layer("base").trainable = False
+    optimizer = LayerwiseAdamW(1e-2)
+    model.compile(optimizer, LOSS)
+    model.fit(X, Y, verbose=0)
+    return optimizer, model
+
+
+@pytest.mark.parametrize(
+    ("schedule", "compiled", "message"),
+    [
+        ({0: "head", 3: "all"}, None, "epoch 3, counted from 0, but fit has epochs=3"),
+        ({0: "head", 1: "last:7"}, None, "2 blocks"),
+        ({0: "head", 1: "re:nothing"}, None, "nothing"),
+        (
+            {0: "head", 1: "all"},
+            lambda: keras.optimizers.MultiOptimizer(
+                keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+            ),
+            "cannot train a part",
+        ),
+        ({0: "head", 1: "all"}, lambda: keras.optimizers.Adam(use_ema=True), "use LayerwiseAdamW"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_step(schedule, compiled, message):
+    model = build()
+    before = model.get_weights()
+    with pytest.raises(UserError, match=message):
+        fit(model, quiet(schedule), compiled=compiled and compiled())
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_an_optimiser_that_has_made_steps_without_what_is_to_open():
+    optimizer, model = steps_made()
+    with pytest.raises(UserError, match="has made 2 steps without 4 variables"):
+        fit(model, quiet({0: "head", 1: "all"}), compiled=optimizer)

@@ -1,0 +1,210 @@
+import keras
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_task
+from tf_finetune.config import Phase
+from tf_finetune.errors import UserError
+from tf_finetune.fit.phased import fit_phases
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import set_trainable
+from tf_finetune.model.lora import add_lora, load_adapter, lora_layers, merge_lora, save_adapter
+
+RANDOM = np.random.default_rng(0)
+IDS = {
+    "token_ids": RANDOM.integers(5, 16, (32, 8)).astype("int32"),
+    "segment_ids": np.zeros((32, 8), "int32"),
+    "padding_mask": np.ones((32, 8), "int32"),
+}
+LABELS = np.arange(32) % 2
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(seed=0):
+    task = tiny_task(seed=seed)
+    return task.network, task
+
+
+def train(model, selection="lora", epochs=2):
+    phase = Phase(train=selection, epochs=epochs, learning_rate=2e-2)
+    return fit_phases(
+        model, (IDS, LABELS), phases=[phase], loss=LOSS, batch_size=8, say=lambda line: None
+    )
+
+
+def values(model):
+    return {v.path: v.numpy() for v in model.weights}
+
+
+def moved(model, start):
+    """Paths of the weights that are not as they were, or were not there."""
+    return {k for k, v in values(model).items() if not np.array_equal(v, start.get(k))}
+
+
+def outputs(model):
+    return np.asarray(model(IDS, training=False))
+
+
+def test_adapters_change_nothing_at_first_and_are_all_that_trains_with_the_head():
+    model, _ = network()
+    before, start = outputs(model), values(model)
+    adapted = add_lora(model, rank=2)
+    assert {layer.name for layer in adapted} == {"query", "value"}
+    assert len(adapted) == len(lora_layers(model)) == 6
+    np.testing.assert_array_equal(outputs(model), before)
+    train(model)
+    moved = {
+        path for path, value in values(model).items() if not np.array_equal(value, start.get(path))
+    }
+    assert {path.rsplit("/", 1)[1] for path in moved if not path.startswith("logits")} == {
+        "lora_kernel_a",
+        "lora_kernel_b",
+    }
+    assert {"logits/kernel", "logits/bias"} < moved
+    assert not np.array_equal(outputs(model), before)
+
+
+def test_merging_keeps_the_outputs_and_leaves_a_plain_model(tmp_path):
+    model, task = network()
+    names = [v.path for v in model.weights]
+    add_lora(model, rank=2, alpha=8)
+    train(model)
+    before = outputs(model)
+    merge_lora(model)
+    np.testing.assert_allclose(outputs(model), before, atol=1e-6)
+    assert lora_layers(model) == []
+    assert [v.path for v in model.weights] == names
+    set_trainable(layer_groups(model, task.backbone), "all")
+    assert len(model.trainable_weights) == len(names)
+    task.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(outputs(again.network), outputs(model))
+    # It can have adapters once more.
+    add_lora(model, rank=1)
+
+
+def test_the_file_holds_all_that_trained_and_little_else(tmp_path):
+    model, _ = network()
+    add_lora(model, rank=2)
+    train(model)
+    file = tmp_path / "adapter.safetensors"
+    save_adapter(model, file)
+    weights = sum(v.numpy().nbytes for v in model.trainable_weights)
+    assert weights < file.stat().st_size < weights + 4000
+    other, _ = network()
+    load_adapter(other, file)
+    np.testing.assert_array_equal(outputs(other), outputs(model))
+    # Into a model that has adapters already, too.
+    third, _ = network()
+    add_lora(third, rank=2)
+    load_adapter(third, file)
+    np.testing.assert_array_equal(outputs(third), outputs(model))
+
+
+def conv_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,), dtype="int32")
+    x = keras.layers.Embedding(16, 6, name="block_0")(inputs)
+    x = keras.layers.Conv1D(6, 3, padding="same", activation="relu", name="block_1")(x)
+    x = keras.layers.EinsumDense("abc,cd->abd", (None, 6), name="block_2")(x)
+    x = keras.layers.Dense(6, activation="relu", name="block_3")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+
+
+def test_every_kind_of_layer_that_can_have_an_adapter(tmp_path):
+    model = conv_model()
+    x = IDS["token_ids"]
+    adapted = add_lora(model, rank=1, targets="all")
+    assert [layer.name for layer in adapted] == [f"block_{i}" for i in range(4)]
+    start = values(model)
+    phase = Phase(train="lora", epochs=2, learning_rate=2e-2)
+    fit_phases(model, (x, LABELS), phases=[phase], loss=LOSS, say=lambda line: None)
+    moved = {
+        path for path, value in values(model).items() if not np.array_equal(value, start[path])
+    }
+    assert {path.rsplit("/", 1)[1] for path in moved} == {
+        *("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b"),
+        *("kernel", "bias"),  # of the head
+    }
+    save_adapter(model, tmp_path / "a.safetensors")
+    other = conv_model()
+    load_adapter(other, tmp_path / "a.safetensors")
+    before = np.asarray(model(x))
+    np.testing.assert_array_equal(np.asarray(other(x)), before)
+    merge_lora(model)
+    np.testing.assert_allclose(np.asarray(model(x)), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantised_kernels_stay_as_they_are(mode, tmp_path):
+    def build():
+        model, _ = network()
+        for layer in model._flatten_layers():
+            if layer.name in ("query", "value"):
+                layer.quantize(mode)
+        return model
+
+    model = build()
+    add_lora(model, rank=2)
+    start = values(model)
+    train(model)
+    kernels = [layer._kernel for layer in lora_layers(model)]
+    assert all("int" in kernel.dtype for kernel in kernels)
+    assert all(np.array_equal(kernel, start[kernel.path]) for kernel in kernels)
+    assert not np.array_equal(lora_layers(model)[0].lora_kernel_b, np.zeros(1))
+    with pytest.raises(UserError, match=rf"is quantised \({mode}\).*save_adapter"):
+        merge_lora(model)
+    save_adapter(model, tmp_path / "a.safetensors")
+    other = build()
+    load_adapter(other, tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(outputs(other), outputs(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "rank of LoRA is 0"),
+        ({"alpha": -1.0}, "alpha of LoRA is -1"),
+        ({"targets": "norm"}, '"norm" selects no layer that can have an adapter; there are: '),
+    ],
+)
+def test_mistakes_in_adding(options, message):
+    model, _ = network()
+    with pytest.raises(UserError, match=message):
+        add_lora(model, **options)
+
+
+def test_adapters_are_added_once_and_needed_to_be_trained():
+    model, _ = network()
+    with pytest.raises(UserError, match="add_lora"):
+        train(model)
+    with pytest.raises(UserError, match="add_lora"):
+        save_adapter(model, "x.safetensors")
+    add_lora(model)
+    with pytest.raises(UserError, match="has adapters already"):
+        add_lora(model)
+
+
+def test_files_that_do_not_fit(tmp_path):
+    model, _ = network()
+    add_lora(model, rank=2)
+    file = tmp_path / "adapter.safetensors"
+    save_adapter(model, file)
+    with pytest.raises(UserError, match="does not exist"):
+        load_adapter(model, tmp_path / "other")
+    with pytest.raises(UserError, match="has adapters for layers that the model"):
+        load_adapter(conv_model(), file)
+    other, _ = network()
+    add_lora(other, rank=3)
+    with pytest.raises(UserError, match="of another model or rank"):
+        load_adapter(other, file)
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="is damaged"):
+        load_adapter(model, torn)
+    import safetensors.numpy
+
+    safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "plain")
+    with pytest.raises(UserError, match="is no adapter"):
+        load_adapter(model, tmp_path / "plain")

@@ -1,0 +1,101 @@
+"""Whole runs of the recipes beside the default one, on a tiny random BERT."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests import runs
+from tests.runs import config_for
+from tf_finetune.config import Phase
+from tf_finetune.errors import UserError
+from tf_finetune.model import backbones
+from tf_finetune.model.lora import load_adapter, lora_layers
+from tf_finetune.results.load import load_model
+from tf_finetune.train import fine_tune
+
+TEXTS = ["the plot was good", "bad film", ""]
+
+
+def train(config, workdir):
+    return fine_tune(config, workdir, runs.classes(), say=lambda line: None)
+
+
+def test_gradual_opens_one_block_more_with_each_phase(preset, tmp_path):
+    card = train(config_for(preset, phases="gradual"), tmp_path / "run").metrics
+    assert [phase["name"] for phase in card["phases"]] == ["probe", "open 1", "open 2", "tune"]
+    trainable = [phase["trainable"] for phase in card["phases"]]
+    assert trainable == sorted(set(trainable))
+    assert trainable[-1] == card["phases"][-1]["total"]
+    assert card["phases"][1]["audit"]["frozen_unchanged"] > 0
+
+
+def test_lora_trains_adapters_and_ships_a_plain_model(preset, tmp_path):
+    config = config_for(preset, phases="lora", lora_rank=2, lora_learning_rate=2e-2, epochs=3)
+    result = train(config, tmp_path / "run")
+    _, phase = result.metrics["phases"]
+    assert phase["train"] == "lora"
+    assert phase["trainable"] == 2 * 2 * (16 * 2 * 2 + 2 * 8) + 2 * 16 + 2
+    assert lora_layers(result.model.network) == []
+    before = {v.path: v.numpy() for v in backbones.load(str(preset)).backbone.weights}
+    moved = {
+        v.path.split("/")[-2]
+        for v in result.model.backbone.weights
+        if not np.array_equal(v, before[v.path])
+    }
+    assert moved == {"query", "value"}
+    again = load_model(tmp_path / "run")
+    np.testing.assert_array_equal(again.predict(TEXTS), result.model.predict(TEXTS))
+    # The adapter alone, on the pretrained weights, is the same model.
+    other = train(config_for(preset, phases="probe", probe_epochs=1), tmp_path / "other").model
+    load_adapter(other.network, tmp_path / "run" / "adapter.safetensors")
+    np.testing.assert_allclose(other.predict(TEXTS), result.model.predict(TEXTS), atol=1e-5)
+
+
+def test_interpolation_ends_no_worse_on_validation(preset, tmp_path):
+    config = config_for(preset, learning_rate=3e-2, epochs=3, interpolate=True)
+    result = train(config, tmp_path / "run")
+    line = result.metrics["interpolation"]
+    assert [row["share"] for row in line["sweep"]] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    scores = {row["share"]: row["score"] for row in line["sweep"]}
+    assert scores[line["share"]] == max(scores.values())
+    assert result.metrics["validation"]["accuracy"] == pytest.approx(scores[line["share"]])
+    assert "of the way from those before tuning" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "phases", ["probe", "lora", (Phase(train="head"),), (Phase(), Phase(train="lora"))]
+)
+def test_interpolation_needs_something_to_go_between(preset, phases):
+    with pytest.raises(UserError, match=r"config\.fit\.interpolate"):
+        config_for(preset, phases=phases, interpolate=True).validate()
+
+
+@pytest.mark.parametrize(
+    ("train_", "message"),
+    [("from:nowhere", "nowhere"), ("re:nothing", "nothing"), ("last:3", "2 blocks")],
+)
+def test_a_selection_of_what_is_not_there_is_found_before_training(
+    preset, tmp_path, train_, message
+):
+    config = config_for(preset, phases=(Phase(train=train_),))
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_every_selection_trains_what_it_says(preset, tmp_path):
+    keras.utils.set_random_seed(0)
+    before = {v.path: v.numpy() for v in backbones.load(str(preset)).backbone.weights}
+    selections = {
+        "norm": {"gamma", "beta"},
+        "bias": {"bias", "beta"},
+        "re:query/kernel": {"kernel"},
+        "from:transformer_layer_1": {"kernel", "bias", "gamma", "beta"},
+    }
+    for i, (selection, kinds) in enumerate(selections.items()):
+        phase = Phase(train=selection, learning_rate=1e-2)
+        model = train(
+            config_for(preset, phases=(phase,), probe_baseline=False), tmp_path / str(i)
+        ).model
+        moved = {v.path for v in model.backbone.weights if not np.array_equal(v, before[v.path])}
+        assert {path.rsplit("/", 1)[1] for path in moved} == kinds, selection

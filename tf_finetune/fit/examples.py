@@ -1,0 +1,135 @@
+"""The examples of a phase, in the form that `keras.Model.fit` takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune.config import FitConfig
+from tf_finetune.data.pipeline import Noise, Store, evaluation_dataset, training_dataset
+from tf_finetune.errors import UserError
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Examples:
+    """The examples of a phase.
+
+    Attributes:
+        train: the arguments of `keras.Model.fit` that give it its training batches.
+        steps: batches, and so updates, an epoch.
+        size: training examples an epoch, as far as known; for the speed that is shown.
+        validation: as `validation_data` of `fit`; None leaves the last epoch the best.
+        batch_size: of validation arrays.
+    """
+
+    train: dict[str, Any]
+    steps: int
+    size: int
+    validation: Any = None
+    batch_size: int | None = None
+
+
+def examples_of_rows(
+    store: Store,
+    labels: np.ndarray,
+    train: np.ndarray,
+    validation: np.ndarray,
+    fit: FitConfig,
+    noise: Noise | None = None,
+) -> Examples:
+    """Rows of a run, in endless batches whose order follows from the seed and the epoch.
+
+    Args:
+        store: inputs by row.
+        labels: aligned with the store's rows.
+        train: rows to train on.
+        validation: rows to judge epochs by.
+        fit: batch sizes, seed and class weights.
+        noise: for the rows to train on.
+    """
+    steps = math.ceil(len(train) / fit.global_batch)
+    batches = training_dataset(
+        store, labels, train, batch_size=fit.global_batch, seed=fit.seed, noise=noise
+    )
+    given = {"x": batches, "steps_per_epoch": steps, "shuffle": False}  # in their own order
+    if fit.class_weights == "balanced":
+        given["class_weight"] = balanced_weights(labels[train])
+    return Examples(
+        train=given,
+        steps=steps,
+        size=len(train),
+        validation=evaluation_dataset(store, labels, validation, batch_size=fit.eval_batch),
+    )
+
+
+def balanced_weights(labels: np.ndarray) -> dict[int, float]:
+    """A weight for each class, so that all weigh the same and rows 1.0 in the mean.
+
+    King & Zeng 2001, "Logistic regression in rare events data"; scikit-learn's
+    `class_weight="balanced"`.
+
+    Args:
+        labels: int (n,).
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    weights = len(labels) / (len(classes) * counts)
+    return dict(zip(classes.tolist(), weights.tolist(), strict=True))
+
+
+def given_examples(train: Any, validation: Any, batch_size: int, steps: int | None) -> Examples:
+    """What a user hands over as in `fit_phases`, with the batches of an epoch counted.
+
+    Raises:
+        UserError: for a kind of data that `fit_phases` does not take, data without a
+            batch, or a length that is not known.
+    """
+    if isinstance(train, tuple | list) and 2 <= len(train) <= 3:
+        size = len(keras.tree.flatten(train[0])[0])
+        names = ("x", "y", "sample_weight")
+        given = dict(zip(names, train, strict=False)) | {"batch_size": batch_size}
+        found = math.ceil(size / batch_size)
+    elif isinstance(train, tf.data.Dataset):
+        given, found = {"x": train, "shuffle": False}, int(train.cardinality())
+        size = found * batch_size
+    elif isinstance(train, keras.utils.PyDataset):
+        given, found = {"x": train}, train.num_batches or -1
+        size = found * batch_size
+    else:
+        raise UserError(
+            f"train is a {type(train).__name__}; give a batched tf.data.Dataset, a "
+            "keras.utils.PyDataset, or arrays as a tuple (x, y)."
+        )
+    if steps is not None:
+        if steps < 1:
+            raise UserError(f"steps_per_epoch is {steps}; it must be at least 1.")
+        given["steps_per_epoch"] = steps
+    elif found < 0:
+        raise UserError(
+            "train does not tell how many batches it holds, and the schedule of the rate needs "
+            "to know; give steps_per_epoch."
+        )
+    elif found == 0:
+        raise UserError("train is empty; give at least one batch.")
+    return Examples(
+        train=given,
+        steps=steps or found,
+        size=size if found > 0 else (steps or 0) * batch_size,
+        validation=tuple(validation) if isinstance(validation, list) else validation,
+        batch_size=batch_size if isinstance(validation, tuple | list) else None,
+    )
+
+
+def validation_figures(model: keras.Model, examples: Examples) -> dict[str, float]:
+    """Validation figures of a compiled model, named as in an epoch's logs."""
+    if examples.validation is None:
+        return {}
+    arrays = examples.validation if isinstance(examples.validation, tuple) else None
+    names = ("x", "y", "sample_weight")
+    data = dict(zip(names, arrays, strict=False)) if arrays else {"x": examples.validation}
+    found = model.evaluate(**data, batch_size=examples.batch_size, return_dict=True, verbose=0)
+    return {f"val_{name}": float(np.asarray(value)) for name, value in found.items()}

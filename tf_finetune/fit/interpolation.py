@@ -1,0 +1,99 @@
+"""Weights between those before and those after fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from tf_finetune.errors import UserError
+
+POINTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Interpolation:
+    """What `interpolate` found.
+
+    Attributes:
+        share: of the fine-tuned weights in the chosen ones.
+        sweep: for each share its score and, where asked for, what it retained.
+    """
+
+    share: float
+    sweep: list[dict[str, float]]
+
+
+def interpolate(
+    model: keras.Model,
+    start: Sequence[np.ndarray],
+    score: Callable[[], float],
+    *,
+    points: Sequence[float] = POINTS,
+    retained: Callable[[], float] | None = None,
+    floor: float | None = None,
+) -> Interpolation:
+    """Gives a model the best weights on the line from `start` to those it has.
+
+    WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903): such weights often keep more of
+    what the pretrained model could do, and are no worse at the task. What is not a
+    floating-point number, and what a step changed that is none of the weights, stays.
+
+    Args:
+        model: with its fine-tuned weights; ends with the chosen ones.
+        start: `model.get_weights()` from before.
+        score: how good the model is now on validation data; the larger the better. The
+            larger share of fine-tuned weights wins between equals.
+        points: shares of the fine-tuned weights to try.
+        retained: how good it is now at what it is not to forget.
+        floor: the least that `retained` may be.
+
+    Raises:
+        UserError: for shares outside of 0 to 1, a floor without `retained`, other weights
+            than the model's, or no point that reaches the floor.
+    """
+    end = model.get_weights()
+    _check(start, end, points, retained, floor)
+    sweep: list[dict[str, float]] = []
+    for share in sorted(points):
+        model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
+        row = {"share": float(share), "score": float(score())}
+        if retained:
+            row["retained"] = float(retained())
+        sweep.append(row)
+    allowed = [row for row in sweep if floor is None or row["retained"] >= floor]
+    if not allowed:
+        model.set_weights(end)
+        raise UserError(
+            f"floor is {floor:g}, but the most that any point retains is "
+            f"{max(row['retained'] for row in sweep):g}; lower it, or add points nearer to 0."
+        )
+    best = max(allowed, key=lambda row: (row["score"], row["share"]))
+    model.set_weights([_between(a, b, best["share"]) for a, b in zip(start, end, strict=True)])
+    return Interpolation(share=best["share"], sweep=sweep)
+
+
+def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
+    if share == 1 or not np.issubdtype(end.dtype, np.floating):
+        return end
+    return start if share == 0 else start + share * (end - start)
+
+
+def _check(
+    start: Sequence[np.ndarray],
+    end: Sequence[np.ndarray],
+    points: Sequence[float],
+    retained: Callable[[], float] | None,
+    floor: float | None,
+) -> None:
+    if not points or not all(0 <= share <= 1 for share in points):
+        raise UserError(f"points is {tuple(points)}; give shares from 0 to 1, at least one.")
+    if floor is not None and retained is None:
+        raise UserError("floor is set, but not retained; give a function that measures it.")
+    if [a.shape for a in start] != [b.shape for b in end]:
+        raise UserError(
+            f"start holds {len(start)} arrays that are not of this model's {len(end)} shapes; give "
+            "model.get_weights() from before it was fine-tuned."
+        )

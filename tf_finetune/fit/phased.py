@@ -1,0 +1,205 @@
+"""Phases for a Keras model that the user has built."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune.config import Phase
+from tf_finetune.config_checks import check_phases
+from tf_finetune.errors import UserError
+from tf_finetune.fit.carry import State, another
+from tf_finetune.fit.examples import given_examples
+from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
+from tf_finetune.fit.objective import Objective, mode_of
+from tf_finetune.fit.phases import repeated
+from tf_finetune.fit.unfreezing import GradualUnfreezing
+from tf_finetune.model.blocks import Groups, layer_groups
+from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class PhasedFit:
+    """What `fit_phases` gives back.
+
+    Attributes:
+        history: one dict an epoch over all phases; `epoch` counts on from 1.
+        phases: what each phase trained, its best epoch and its audit.
+    """
+
+    history: list[dict[str, Any]]
+    phases: list[PhaseResult]
+
+
+def fit_phases(
+    model: keras.Model,
+    train: Any,
+    validation: Any = None,
+    phases: Sequence[Phase] = (),
+    *,
+    loss: Any,
+    metrics: Any = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    backbone: keras.Model | str | None = None,
+    monitor: str = "val_loss",
+    mode: str = "auto",
+    batch_size: int = 32,
+    steps_per_epoch: int | None = None,
+    weight_decay: float = 0.01,
+    clip: float = 1.0,
+    spike_guard: int = 3,
+    say: Callable[[str], None] = print,
+) -> PhasedFit:
+    """Fine-tunes any Keras model phase by phase.
+
+    In each phase `trainable` is set as `Phase.train` says, the model is compiled, and
+    trained; momentum and step counts of what trained before are carried over. The
+    phase ends with the weights of its best epoch, or of its start if none was better,
+    and an audit proves that what was frozen is bit-identical. Dropout in blocks in
+    which nothing trains is off. At the end `trainable` is as the last phase had it.
+
+    Args:
+        model: functional, Sequential, from keras.applications or KerasHub; subclassed
+            where its layers can be found.
+        train: a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, or a tuple of
+            arrays (x, y) or (x, y, sample_weight), which are shuffled.
+        validation: likewise; without it each phase keeps its last epoch.
+        phases: at least one.
+        loss: as in `keras.Model.compile`.
+        metrics: as in `keras.Model.compile`.
+        optimizer: whose settings, but for the rate, each phase's optimiser has;
+            by default `LayerwiseAdamW` with `weight_decay` and `clip`.
+        callbacks: for `fit`, called in every phase; epochs count on over the phases.
+        backbone: the pretrained part, or the name of its layer; found if not given.
+        monitor: the validation figure that decides which epoch is best.
+        mode: whether that is its `max` or `min`; `auto` goes by its name.
+        batch_size: of arrays.
+        steps_per_epoch: batches an epoch, where `train` does not tell.
+        weight_decay: of the default optimiser; not on biases and norms.
+        clip: global norm that its gradients are clipped to; 0 means no clipping.
+        spike_guard: how often a phase may go back to its last good state when the loss
+            blows up, as in `SpikeGuard`; 0 turns that off.
+        say: where lines for people go.
+
+    Returns:
+        The history of all epochs, and what happened in each phase.
+
+    Raises:
+        UserError: for a mistake in the arguments, before training, or where training
+            diverges in a phase's first epoch.
+        AuditError: if a frozen variable changed or nothing that was to train moved.
+    """
+    check_phases(list(phases), Phase, "phases")
+    phases = [dataclasses.replace(phase, name=phase.name or phase.train) for phase in phases]
+    if mode not in ("auto", "max", "min"):
+        raise UserError(f'mode is "{mode}"; allowed: auto, max, min.')
+    _check_callbacks(callbacks, phases)
+    _check_validation(validation, phases, monitor)
+    examples = given_examples(train, validation, batch_size, steps_per_epoch)
+    objective = Objective(
+        loss=loss,
+        metrics=metrics,
+        monitor=monitor,
+        mode=mode_of(monitor) if mode == "auto" else mode,
+    )
+    _build(model, train)
+    groups = layer_groups(model, backbone)
+    for phase in phases:  # refuses what selects nothing
+        _open(model, groups, phase)
+        rate_of(phase, examples.steps)
+    for line in repeated(phases):
+        say(line)
+    results: list[PhaseResult] = []
+    history: list[dict[str, Any]] = []
+    state: State = {}
+    for number, phase in enumerate(phases, 1):
+        _open(model, groups, phase)
+        chosen = (
+            another(optimizer, rate_of(phase, examples.steps), state)
+            if optimizer is not None
+            else adamw_of(phase, examples.steps, groups, weight_decay=weight_decay, clip=clip)
+        )
+        with frozen_dropout_off(groups):
+            result = fit_phase(
+                model,
+                examples,
+                phase,
+                objective=objective,
+                optimizer=chosen,
+                state=state,
+                number=number,
+                callbacks=callbacks,
+                first_epoch=len(history),
+                spike_guard=spike_guard,
+                strict=False,
+                say=say,
+            )
+        results.append(result)
+        history += result.history
+    return PhasedFit(history=history, phases=results)
+
+
+def _open(model: keras.Model, groups: Groups, phase: Phase) -> None:
+    set_trainable(groups, phase.train, phase.batch_norm)
+    if not model.trainable_weights:
+        raise UserError(
+            f'phase {phase.name}: train="{phase.train}" selects nothing that can train, only '
+            "statistics or quantised weights; choose another selection."
+        )
+
+
+def _check_callbacks(
+    callbacks: Sequence[keras.callbacks.Callback], phases: Sequence[Phase]
+) -> None:
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, GradualUnfreezing):
+            raise UserError(
+                f"callbacks holds a {name}; in fit_phases the phases say what trains. Leave it "
+                "out, or use it in model.fit."
+            )
+        if isinstance(
+            callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
+        ):
+            raise UserError(
+                f"callbacks holds a {name}, but each Phase has a schedule of its rate; leave it "
+                'out, or set schedule="plateau" in the phases.'
+            )
+
+
+def _check_validation(validation: Any, phases: Sequence[Phase], monitor: str) -> None:
+    if not monitor.startswith("val_"):
+        raise UserError(
+            f'monitor is "{monitor}"; it must be val_loss, or val_ and the name of a metric.'
+        )
+    if validation is not None:
+        return
+    for phase in phases:
+        if phase.patience or phase.schedule == "plateau":
+            setting = "patience" if phase.patience else 'schedule="plateau"'
+            raise UserError(
+                f"phase {phase.name} has {setting}, but there is no validation to go by; give "
+                "validation, or leave it out."
+            )
+    if monitor != "val_loss":
+        raise UserError(f'monitor is "{monitor}", but there is no validation; give it.')
+
+
+def _build(model: keras.Model, train: Any) -> None:
+    """Makes the variables of a model that is built by its first batch."""
+    if model.built:
+        return
+    if isinstance(train, tuple | list):
+        first = keras.tree.map_structure(lambda x: np.asarray(x[:1]), train[0])
+    else:
+        batch = next(iter(train)) if isinstance(train, tf.data.Dataset) else train[0]
+        first = batch[0] if isinstance(batch, tuple | list) else batch
+    with contextlib.suppress(NotImplementedError):
+        model(first)

@@ -1,0 +1,214 @@
+"""Low-rank adapters: small trained matrices beside frozen kernels.
+
+Hu et al. 2021, arXiv:2106.09685. The layers are Keras's own; what it lacks is here: a
+file that holds every variable that trained, and merging.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import safetensors
+import safetensors.numpy
+
+from tf_finetune.errors import UserError
+from tf_finetune.model.blocks import layer_groups, listed
+from tf_finetune.model.freezing import selected, set_trainable
+from tf_finetune.whole import written_whole
+
+# The attention's query and value projections, as in the paper.
+DEFAULT_TARGETS = "re:(query|value)"
+
+_FORMAT = "tf_finetune-adapter-1"
+
+
+def add_lora(
+    model: keras.Model,
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: str = DEFAULT_TARGETS,
+    *,
+    backbone: keras.Model | str | None = None,
+) -> list[keras.layers.Layer]:
+    """Puts adapters beside the kernels of some layers; the model's outputs stay the same.
+
+    The selection `lora` then trains the adapters and the head. Kernels quantised before
+    with `layer.quantize("int8")` or `"int4"` stay as they are (QLoRA, Dettmers et al.
+    2023, arXiv:2305.14314).
+
+    Args:
+        model: built; as in `fit_phases`. No layer of its head gets an adapter.
+        rank: of the product of the two matrices.
+        alpha: their product counts `alpha / rank`; None means `rank`.
+        targets: a selection as in `Phase.train`: those of its layers that can have an
+            adapter (Dense, EinsumDense, Embedding, convolutions) get one.
+        backbone: the pretrained part, or the name of its layer; found if not given.
+
+    Returns:
+        The layers with an adapter.
+
+    Raises:
+        UserError: for a rank or alpha that is not positive, a target without such
+            layers, or a model that has adapters already.
+    """
+    if rank < 1:
+        raise UserError(f"the rank of LoRA is {rank}; it must be at least 1.")
+    if alpha is not None and alpha <= 0:
+        raise UserError(f"the alpha of LoRA is {alpha}; it must be above 0.")
+    if lora_layers(model):
+        raise UserError(f'the model "{model.name}" has adapters already; merge them first.')
+    groups = layer_groups(model, backbone)
+    chosen = {id(v) for v in selected(groups, targets)}
+    head = {id(x) for layer in groups.head for x in layer._flatten_layers()}
+    able = [
+        layer
+        for layer in model._flatten_layers()
+        if hasattr(layer, "enable_lora") and layer.weights and id(layer) not in head
+    ]
+    found = [layer for layer in able if id(_base(layer)) in chosen]
+    if not found:
+        raise UserError(
+            f'"{targets}" selects no layer that can have an adapter; there are: '
+            f"{listed(layer.path for layer in able)}."
+        )
+    for layer in found:
+        layer.enable_lora(rank, lora_alpha=alpha)
+    return found
+
+
+def lora_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a model that have an adapter."""
+    return [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
+
+
+def merge_lora(model: keras.Model) -> None:
+    """Adds each adapter to its kernel and removes it; the outputs stay the same.
+
+    Raises:
+        UserError: for a quantised kernel, which would be rounded once more.
+    """
+    layers = lora_layers(model)
+    for layer in layers:
+        if layer.quantization_mode:
+            raise UserError(
+                f"{layer.path} is quantised ({layer.quantization_mode}); adding its adapter would "
+                "round it once more and change the outputs. Save the adapter with save_adapter."
+            )
+    for layer in layers:
+        base = _base(layer)
+        base.assign(layer.embeddings if hasattr(layer, "lora_embeddings_a") else layer.kernel)
+        # Keras has no way back from `enable_lora`.
+        for name in ("kernel", "embeddings"):
+            for part in "ab":
+                variable = getattr(layer, f"lora_{name}_{part}", None)
+                if variable is not None:
+                    layer._untrack_variable(variable)
+                    setattr(layer, f"lora_{name}_{part}", None)
+        layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+
+
+def save_adapter(
+    model: keras.Model,
+    file: str | os.PathLike[str],
+    *,
+    backbone: keras.Model | str | None = None,
+) -> None:
+    """Writes the adapters, and all else that trained with them, as one safetensors file.
+
+    Afterwards the adapters and the head are what is trainable.
+
+    Args:
+        model: with adapters.
+        file: to write, whole or not at all.
+        backbone: as in `add_lora`.
+
+    Raises:
+        UserError: if there is no adapter.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise UserError(f'the model "{model.name}" has no adapters; call add_lora first.')
+    set_trainable(layer_groups(model, backbone), "lora")
+    names = _names(model)
+    tensors = {names[id(v)]: v.numpy() for v in model.trainable_variables}
+    facts = {
+        "format": _FORMAT,
+        "layers": json.dumps([layer.path for layer in layers]),
+        "rank": str(layers[0].lora_rank),
+        "alpha": str(layers[0].lora_alpha),
+    }
+    with written_whole(Path(file)) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, metadata=facts)
+
+
+def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
+    """Gives a model the adapters, and all else, that `save_adapter` wrote.
+
+    Args:
+        model: as it was before its adapters were added, or with adapters of the same
+            shape.
+        file: that was written.
+
+    Raises:
+        UserError: if the file is missing, damaged, no adapter, or of another model.
+    """
+    facts, tensors = _read(Path(file))
+    paths = json.loads(facts["layers"])
+    if not lora_layers(model):
+        by_path = {layer.path: layer for layer in model._flatten_layers()}
+        if missing := [path for path in paths if path not in by_path]:
+            raise UserError(
+                f'"{file}" has adapters for layers that the model "{model.name}" has not: '
+                f"{listed(missing)}; it is of another model."
+            )
+        for path in paths:
+            by_path[path].enable_lora(int(facts["rank"]), lora_alpha=float(facts["alpha"]))
+    names = {name: variable for variable, name in _named(model)}
+    for name, values in tensors.items():
+        if name not in names or tuple(names[name].shape) != values.shape:
+            found = tuple(names[name].shape) if name in names else "no such variable"
+            raise UserError(
+                f'"{file}" holds {name} of shape {values.shape}, but the model "{model.name}" has '
+                f"{found}; it is of another model or rank."
+            )
+    for name, values in tensors.items():
+        names[name].assign(values)
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    if not file.is_file():
+        raise UserError(f'"{file}" does not exist; save_adapter writes such a file.')
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            facts = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise UserError(f'"{file}" is damaged or no safetensors file: {error}.') from None
+    if facts.get("format") != _FORMAT:
+        raise UserError(
+            f'"{file}" is no adapter that save_adapter wrote (format {facts.get("format")!r}).'
+        )
+    return facts, tensors
+
+
+def _base(layer: keras.layers.Layer) -> Any:
+    """The kernel or table that an adapter stands beside."""
+    return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))
+
+
+def _named(model: keras.Model) -> list[tuple[keras.Variable, str]]:
+    """The weights with a name of their own: the path, and a number where it repeats."""
+    seen: dict[str, int] = {}
+    named = []
+    for variable in model.weights:
+        count = seen[variable.path] = seen.get(variable.path, 0) + 1
+        named.append((variable, variable.path if count == 1 else f"{variable.path}#{count}"))
+    return named
+
+
+def _names(model: keras.Model) -> dict[int, str]:
+    return {id(variable): name for variable, name in _named(model)}

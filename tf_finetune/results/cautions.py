@@ -1,0 +1,46 @@
+"""What a reader of the figures should know besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tf_finetune.results.wording import SHARES, cell, decisive
+
+_FEW_ROWS = 30
+
+
+def cautions(card: Mapping[str, Any]) -> str:
+    """A list of lines, those that apply."""
+    test, name = card["test"], decisive(card)
+    found = [
+        "The intervals hold for texts like those of the test split. On texts from elsewhere, "
+        "expect less."
+    ]
+    small = [n for n, s in test.get("per_class", {}).items() if s["support"] < _FEW_ROWS]
+    if small:
+        found.append(
+            f"Fewer than {_FEW_ROWS} test rows, so little is known of them: "
+            + ", ".join(f"`{cell(n)}` ({test['per_class'][n]['support']})" for n in small[:10])
+            + (f" and {len(small) - 10} more." if len(small) > 10 else ".")
+        )
+    low, high = test[f"{name}_interval"]
+    if name in SHARES and high - low > 0.1:
+        found.append("The interval is wider than ten points; a larger test split would narrow it.")
+    for phase in card["phases"]:
+        if skipped := phase.get("skipped"):
+            found.append(
+                f"The loss of phase `{phase['name']}` blew up {len(skipped)} times; batches were "
+                "skipped and the rate halved. A lower learning rate would do without."
+            )
+        if phase["best_epoch"] == len(phase["history"]) > 1:
+            found.append(
+                f"Phase `{phase['name']}` was still improving at its last epoch; more epochs may "
+                "give more."
+            )
+        elif phase["best_epoch"] == 0:
+            found.append(
+                f"No epoch of phase `{phase['name']}` was better on validation than its start, "
+                "which was kept; a lower learning rate may do better."
+            )
+    return "\n".join(f"- {line}" for line in found)
