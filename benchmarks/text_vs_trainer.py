@@ -90,6 +90,7 @@ def run_ours(config: FineTuneConfig, folder: Path, digest: str) -> dict[str, Any
         f"--config.fit.seed={config.fit.seed}",
         f"--config.data.limit={config.data.limit}",
         f"--config.fit.learning_rate={config.fit.learning_rate}",
+        f"--config.model.pooling={config.model.pooling}",
     ]
     seconds = timed(command)
     card = json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
@@ -106,6 +107,7 @@ def run_ours(config: FineTuneConfig, folder: Path, digest: str) -> dict[str, Any
 def run_seed(options: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     """All runs of one seed; `{"peer": ..., "ours": ...}`, each chosen on validation."""
     config = recipe(seed, options.limit)
+    config.model.pooling = options.pooling or config.model.pooling
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digest = write_split(config, folder)
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="of the Trainer")
     parser.add_argument("--rates", default="2e-5,5e-5", help="of the Trainer")
     parser.add_argument("--our-rates", default="1e-4,2e-4", help="of our tuning phase")
+    parser.add_argument("--pooling", default="", help="ours; empty means the recipe's")
     parser.add_argument("--peer-bf16", action="store_true", help="Trainer in bfloat16 autocast")
     parser.add_argument("--peer-python", type=Path, default=HERE / ".venv-peer" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/text_vs_trainer.jsonl"))

@@ -17,6 +17,5 @@ def get_config() -> FineTuneConfig:
     config.data.limit = 4_000
     config.data.validation = "0.04"
     config.model.preset = "minilm"
-    config.fit.learning_rate = 2e-4
     config.model.sequence_length = 256
     return config

