@@ -93,7 +93,7 @@ def test_every_selection_trains_what_it_says(preset, tmp_path):
         "from:transformer_layer_1": {"kernel", "bias", "gamma", "beta"},
     }
     for i, (selection, kinds) in enumerate(selections.items()):
-        phase = Phase(train=selection, learning_rate=1e-2)
+        phase = Phase(train=selection, epochs=8, learning_rate=1e-2)
         model = train(
             config_for(preset, phases=(phase,), probe_baseline=False), tmp_path / str(i)
         ).model
