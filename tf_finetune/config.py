@@ -52,8 +52,8 @@ class DataConfig:
             unknown label.
         near_duplicates: estimated Jaccard similarity of word 3-grams from which two
             texts count as near duplicates, 0 to 1; 0 turns the search off.
-        token_deletion: chance of each token of a training text to be left out, anew in
-            each epoch, 0 to 1; not while the frozen backbone's outputs are cached.
+        token_deletion: chance of a training token to be left out, anew in each epoch,
+            0 to 1; not while the frozen backbone's outputs are cached.
         token_swap: share of a training text's tokens that change places, likewise.
         min_per_class: a class with fewer training rows is an error.
         seed: of the split made here and of `limit`.
@@ -142,8 +142,7 @@ class FitConfig:
         eval_batch: examples a step in evaluation.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
-        interpolate: at the end, take the weights between those before and after tuning
-            that are best on validation (WiSE-FT).
+        interpolate: end with the best weights between before and after tuning (WiSE-FT).
         cache: run what is frozen below the head once, not once an epoch.
         seed: of the order of examples, dropout and the head's initial weights.
     """
