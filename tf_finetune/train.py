@@ -35,8 +35,8 @@ from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.phases import probe_baseline
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
-from tf_finetune.model.lora import lora_layers, merge_lora, save_adapter
+from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
+from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder

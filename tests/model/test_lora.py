@@ -7,8 +7,8 @@ from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.phased import fit_phases
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import set_trainable
-from tf_finetune.model.lora import add_lora, load_adapter, lora_layers, merge_lora, save_adapter
+from tf_finetune.model.freezing import lora_layers, set_trainable
+from tf_finetune.model.lora import add_lora, load_adapter, merge_lora, save_adapter
 
 RANDOM = np.random.default_rng(0)
 IDS = {

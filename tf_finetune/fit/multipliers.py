@@ -17,17 +17,6 @@ from tf_finetune.errors import UserError
 Pairs = Sequence[tuple[str | keras.Variable, float]]
 
 
-def variable_names(variables: Sequence[keras.Variable]) -> list[str]:
-    """The paths; where one occurs again it is called `path#2`, then `path#3`."""
-    seen: Counter[str] = Counter()
-    names = []
-    for variable in variables:
-        seen[variable.path] += 1
-        count = seen[variable.path]
-        names.append(variable.path if count == 1 else f"{variable.path}#{count}")
-    return names
-
-
 class Multipliers:
     """What each variable's rate is multiplied by: the first match counts, else 1.
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tf_finetune.errors import UserError
 from tf_finetune.fit.layerwise import Layerwise
-from tf_finetune.fit.multipliers import Multipliers, Pairs, variable_names
+from tf_finetune.fit.multipliers import Multipliers, Pairs
+from tf_finetune.model.naming import variable_names
 
 if TYPE_CHECKING:
     from tf_finetune.model.blocks import Groups
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # Updates so far, momentum and velocity of each variable, by its name.
 State = dict[str, tuple[int, np.ndarray, np.ndarray]]
 
-# BERT's schedule, by the name that it had while it was the only one.
 _NO_DECAY = re.compile(r"(^|/|_)(bias|beta|gamma)$")
 
 

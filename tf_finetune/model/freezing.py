@@ -167,8 +167,7 @@ def _scales_and_offsets(groups: Groups) -> set[int]:
 def _adapters(groups: Groups) -> set[int]:
     return {
         id(v)
-        for layer in groups.model._flatten_layers()
-        if getattr(layer, "lora_enabled", False)
+        for layer in lora_layers(groups.model)
         for v in layer.weights
         if v.name.startswith("lora_")
     }
@@ -228,6 +227,11 @@ def _rates(layer: keras.layers.Layer) -> Iterator[tuple[keras.layers.Layer, str,
         value = getattr(layer, name, None)
         if isinstance(value, float) and value > 0:
             yield layer, name, value
+
+
+def lora_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a model that have an adapter."""
+    return [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
 
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:

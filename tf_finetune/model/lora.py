@@ -17,7 +17,8 @@ import safetensors.numpy
 
 from tf_finetune.errors import UserError
 from tf_finetune.model.blocks import layer_groups, listed
-from tf_finetune.model.freezing import selected, set_trainable
+from tf_finetune.model.freezing import lora_layers, selected, set_trainable
+from tf_finetune.model.naming import variable_names
 from tf_finetune.whole import written_whole
 
 # The attention's query and value projections, as in the paper.
@@ -80,11 +81,6 @@ def add_lora(
     return found
 
 
-def lora_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model that have an adapter."""
-    return [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
-
-
 def merge_lora(model: keras.Model) -> None:
     """Adds each adapter to its kernel and removes it; the outputs stay the same.
 
@@ -133,8 +129,8 @@ def save_adapter(
     if not layers:
         raise UserError(f'the model "{model.name}" has no adapters; call add_lora first.')
     set_trainable(layer_groups(model, backbone), "lora")
-    names = _names(model)
-    tensors = {names[id(v)]: v.numpy() for v in model.trainable_variables}
+    trained = {id(v) for v in model.trainable_variables}
+    tensors = {name: v.numpy() for name, v in _named(model).items() if id(v) in trained}
     facts = {
         "format": _FORMAT,
         "layers": json.dumps([layer.path for layer in layers]),
@@ -167,7 +163,7 @@ def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
             )
         for path in paths:
             by_path[path].enable_lora(int(facts["rank"]), lora_alpha=float(facts["alpha"]))
-    names = {name: variable for variable, name in _named(model)}
+    names = _named(model)
     for name, values in tensors.items():
         if name not in names or tuple(names[name].shape) != values.shape:
             found = tuple(names[name].shape) if name in names else "no such variable"
@@ -200,15 +196,5 @@ def _base(layer: keras.layers.Layer) -> Any:
     return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))
 
 
-def _named(model: keras.Model) -> list[tuple[keras.Variable, str]]:
-    """The weights with a name of their own: the path, and a number where it repeats."""
-    seen: dict[str, int] = {}
-    named = []
-    for variable in model.weights:
-        count = seen[variable.path] = seen.get(variable.path, 0) + 1
-        named.append((variable, variable.path if count == 1 else f"{variable.path}#{count}"))
-    return named
-
-
-def _names(model: keras.Model) -> dict[int, str]:
-    return {id(variable): name for variable, name in _named(model)}
+def _named(model: keras.Model) -> dict[str, keras.Variable]:
+    return dict(zip(variable_names(model.weights), model.weights, strict=True))
