@@ -9,18 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tf_finetune.config import (
-    DataConfig,
-    FineTuneConfig,
-    FitConfig,
-    ModelConfig,
-    Phase,
-    ResultsConfig,
-    differences,
-)
+from tf_finetune.config import FineTuneConfig, Phase, differences
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings
 from tf_finetune.recipe import load_recipe
+from tf_finetune.settings import DataConfig, FitConfig, ModelConfig, ResultsConfig
 
 RECIPES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_finetune.config import FineTuneConfig, ModelConfig, Phase
+from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data import sources
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
@@ -22,6 +22,7 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
 from tf_finetune.model.lora import add_lora
 from tf_finetune.model.task import TextTask
+from tf_finetune.settings import ModelConfig
 
 SPLITS = "splits.npz"
 

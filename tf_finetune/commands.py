@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tf_finetune import quiet
-from tf_finetune.config import DataConfig, FineTuneConfig
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import prepare_workdir
 
 # The flags that each mode takes besides --config and --workdir.

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import codecs
-import dataclasses
-import difflib
-import math
-import os
 import re
-import typing
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_finetune.errors import UserError
+from tf_finetune.value_checks import (
+    at_least,
+    check_types,
+    fraction,
+    nearest,
+    one_of,
+    positive,
+    seed,
+    share,
+)
 
 if TYPE_CHECKING:
-    from tf_finetune.config import DataConfig, FineTuneConfig, Phase
+    from tf_finetune.config import FineTuneConfig, Phase
+    from tf_finetune.settings import DataConfig
 
 TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
@@ -28,59 +33,6 @@ BATCH_NORM = ("freeze", "affine", "update")
 
 _SELECTORS = ("head", "all", "norm", "bias", "lora")
 _LEAST_TOKENS = 8
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """` Did you mean "x"?` for a close name among `allowed`, else an empty string."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f' Did you mean "{close[0]}"?' if close else ""
-
-
-def kind_of(hint: Any) -> str:
-    """What a value of the annotated type is called in a message: `a whole number`."""
-    return _KINDS.get(hint, "a list of strings")
-
-
-def one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises `UserError` with the nearest choice where `value` is not `allowed`."""
-    if value not in allowed:
-        raise UserError(
-            f'{name} is "{value}"; allowed: {", ".join(allowed)}.{nearest(value, allowed)}'
-        )
-
-
-def check_types(config: Any, where: str) -> None:
-    """Raises `UserError` where a field's value is not of its annotated type.
-
-    What cannot be mistaken is converted in place: a whole number to a float, a
-    path to a string, a list to a tuple, a fraction given as a number to a string.
-    """
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        name, value, hint = f"{where}.{field.name}", getattr(config, field.name), hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, typing.cast(type, hint)):
-                kind = typing.cast(type, hint).__name__
-                raise UserError(f"{name} is {value!r}; it must be a {kind}.")
-            check_types(value, name)
-        elif hint is not Any:
-            setattr(config, field.name, _typed(value, hint, name))
-
-
-def _typed(value: Any, hint: Any, name: str) -> Any:
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is str and isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if name in ("config.data.validation", "config.data.test") and type(value) in (int, float):
-        return str(value)
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        if all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif type(value) is hint:
-        return value
-    raise UserError(f"{name} is {value!r}; it must be {kind_of(hint)}.")
 
 
 def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phases") -> None:
@@ -98,11 +50,11 @@ def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phase
 
 def check_phase(phase: Phase, name: str) -> None:
     """Raises `UserError` where a phase has a value that cannot train."""
-    _at_least(f"{name}.epochs", phase.epochs, 1)
-    _positive(f"{name}.learning_rate", phase.learning_rate)
-    _fraction(f"{name}.warmup", phase.warmup)
-    _at_least(f"{name}.patience", phase.patience, 0)
-    _share(f"{name}.layer_decay", phase.layer_decay)
+    at_least(f"{name}.epochs", phase.epochs, 1)
+    positive(f"{name}.learning_rate", phase.learning_rate)
+    fraction(f"{name}.warmup", phase.warmup)
+    at_least(f"{name}.patience", phase.patience, 0)
+    share(f"{name}.layer_decay", phase.layer_decay)
     one_of(f"{name}.schedule", phase.schedule, SCHEDULES)
     one_of(f"{name}.batch_norm", phase.batch_norm, BATCH_NORM)
     check_selector(f"{name}.train", phase.train)
@@ -128,21 +80,21 @@ def check_values(config: FineTuneConfig) -> None:
         ("config.fit.warmup", fit.warmup),
         ("config.fit.label_smoothing", fit.label_smoothing),
     ):
-        _fraction(name, value)
+        fraction(name, value)
     for field in ("epochs", "probe_epochs", "global_batch", "eval_batch"):
-        _at_least(f"config.fit.{field}", getattr(fit, field), 1)
+        at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
-        _positive(f"config.fit.{field}", getattr(fit, field))
-    _check_seed("config.fit.seed", fit.seed)
+        positive(f"config.fit.{field}", getattr(fit, field))
+    seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "clip", "patience", "spike_guard"):
-        _at_least(f"config.fit.{field}", getattr(fit, field), 0)
-    _share("config.fit.layer_decay", fit.layer_decay)
+        at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)
-    _at_least("config.model.lora_rank", model.lora_rank, 1)
-    _positive("config.model.lora_alpha", model.lora_alpha)
+    at_least("config.model.lora_rank", model.lora_rank, 1)
+    positive("config.model.lora_alpha", model.lora_alpha)
     check_selector("config.model.lora_targets", model.lora_targets)
-    _at_least("config.results.bootstrap", config.results.bootstrap, 100)
+    at_least("config.results.bootstrap", config.results.bootstrap, 100)
     if fit.interpolate and not _tunes(config.phases):
         raise UserError(
             "config.fit.interpolate goes from the weights before tuning to those after it; it "
@@ -171,11 +123,11 @@ def _check_data(data: DataConfig, task: str) -> None:
         raise UserError("config.data.path and config.data.tfds are both set; choose one.")
     for field in ("leaks", "duplicates", "conflicts", "bad_rows"):
         one_of(f"config.data.{field}", getattr(data, field), POLICIES)
-    _check_seed("config.data.seed", data.seed)
-    _at_least("config.data.limit", data.limit, 0)
-    _at_least("config.data.min_per_class", data.min_per_class, 1)
+    seed("config.data.seed", data.seed)
+    at_least("config.data.limit", data.limit, 0)
+    at_least("config.data.min_per_class", data.min_per_class, 1)
     for field in ("near_duplicates", "token_deletion", "token_swap"):
-        _fraction(f"config.data.{field}", getattr(data, field))
+        fraction(f"config.data.{field}", getattr(data, field))
     if data.where and not data.where.partition("=")[1]:
         raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')
     if len(data.delimiter) > 1:
@@ -227,11 +179,11 @@ def _check_fractions(data: DataConfig) -> None:
     held_out = 0.0
     for field in ("validation", "test"):
         try:
-            fraction = float(getattr(data, field))
+            found = float(getattr(data, field))
         except ValueError:
             continue  # the name of a file or of a split
-        _fraction(f"config.data.{field}", fraction)
-        held_out += fraction
+        fraction(f"config.data.{field}", found)
+        held_out += found
     if held_out >= 1:
         raise UserError(
             f"config.data.validation and config.data.test take {held_out:g} of the rows together;"
@@ -258,28 +210,3 @@ def check_selector(name: str, value: str) -> None:
         f'{name} is "{value}"; allowed: head, all, last:K with K at least 1, from:NAME of a block '
         f"or layer, norm, bias, lora, re:PATTERN.{nearest(value, _SELECTORS)}"
     )
-
-
-def _check_seed(name: str, value: int) -> None:
-    if not 0 <= value < 2**32:
-        raise UserError(f"{name} is {value}; it must be at least 0 and below 2**32.")
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if not math.isfinite(value) or value < least:
-        raise UserError(f"{name} is {value}; it must be at least {least}.")
-
-
-def _positive(name: str, value: float) -> None:
-    if not math.isfinite(value) or value <= 0:
-        raise UserError(f"{name} is {value}; it must be a number above 0.")
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise UserError(f"{name} is {value}; it must be above 0 and at most 1.")
-
-
-def _fraction(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")

@@ -24,11 +24,11 @@ from absl import flags
 from tf_finetune import __version__
 from tf_finetune.commands import MODES, Command, carry_out
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.config_checks import one_of
 from tf_finetune.data.paths import expand
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
+from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
 _ON_A_RUN = ("evaluate", "export", "predict")

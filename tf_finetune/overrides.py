@@ -14,8 +14,8 @@ from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.config_checks import kind_of, nearest
 from tf_finetune.errors import UserError
+from tf_finetune.value_checks import kind_of, nearest
 
 
 def override(

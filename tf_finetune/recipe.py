@@ -10,8 +10,8 @@ from typing import Any
 
 from tf_finetune import config as settings
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.config_checks import nearest
 from tf_finetune.errors import UserError
+from tf_finetune.value_checks import nearest
 
 
 def load_recipe(path: str | Path) -> FineTuneConfig:

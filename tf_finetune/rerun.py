@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from tf_finetune.assemble import SPLITS
-from tf_finetune.config import DataConfig
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
 from tf_finetune.data.duplicates import scan
@@ -22,6 +21,7 @@ from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
 from tf_finetune.results.wording import NAMES, with_interval
+from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import CARD, check_finished, read_config
 
 _CHUNK = 2048

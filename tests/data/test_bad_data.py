@@ -2,9 +2,10 @@
 
 import pytest
 
-from tf_finetune.config import DataConfig, FineTuneConfig, ModelConfig
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig, ModelConfig
 
 
 def _texts(count):

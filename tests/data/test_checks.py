@@ -2,10 +2,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data import checks
 from tf_finetune.data.findings import Findings
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 TRAIN, VALIDATION, TEST, OUT = 0, 1, 2, checks.LEFT_OUT
 

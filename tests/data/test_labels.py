@@ -2,7 +2,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.labels import (
     class_names,
     count_classes,
@@ -11,6 +10,7 @@ from tf_finetune.data.labels import (
     refuse_small_classes,
 )
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 
 def _table(labels, split=None):

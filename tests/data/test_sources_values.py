@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.sources import read
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 
 def load(folder, task, labels, kind="jsonl", **settings):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.tiny import tiny_task, tiny_texts
-from tf_finetune.config import FitConfig, Phase
+from tf_finetune.config import Phase
 from tf_finetune.data.text import tokenize
 from tf_finetune.fit.audit import AuditError, Snapshot
 from tf_finetune.fit.examples import examples_of_rows
@@ -16,6 +16,7 @@ from tf_finetune.fit.loop import adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
+from tf_finetune.settings import FitConfig
 
 ROWS = np.arange(64)
 

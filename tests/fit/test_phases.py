@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from tf_finetune.config import FineTuneConfig, FitConfig, Phase
+from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.fit.phases import phases_of, repeated
+from tf_finetune.settings import FitConfig
 
 
 def config(phases):

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_task
-from tf_finetune.config import FitConfig, Phase
+from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
 from tf_finetune.fit.loop import adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.model.blocks import layer_groups
+from tf_finetune.settings import FitConfig
 
 ROWS = np.arange(64)
 FEATURES = FeatureStore(np.random.default_rng(0).normal(size=(64, 16)).astype("float32"))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.duplicates import firsts
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.labels import count_classes
 from tf_finetune.data.splits import SPLITS
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 LEFT_OUT = -1
 _SHOWN = 5

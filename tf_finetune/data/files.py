@@ -18,10 +18,10 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.rows import Columns, Record
 from tf_finetune.data.values import shown
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _HEAD = 65536

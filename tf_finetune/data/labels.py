@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tf_finetune.config import DataConfig
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 _MANY = 100
 _FEW_ROWS = 2

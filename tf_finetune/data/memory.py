@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.rows import Columns, Part, Record, check_unique, quoted
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 SPLITS = ("train", "validation", "test")
 _CHUNK = 1024

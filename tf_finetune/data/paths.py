@@ -5,9 +5,9 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from tf_finetune.config_checks import nearest
 from tf_finetune.errors import UserError
 from tf_finetune.packaged import is_packaged, packaged_path
+from tf_finetune.value_checks import nearest
 
 _WILD = "*?["
 

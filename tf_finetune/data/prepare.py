@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tf_finetune.config import DataConfig, FineTuneConfig
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.data import checks, duplicates
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.findings import Findings
@@ -19,6 +19,7 @@ from tf_finetune.data.report import write_report
 from tf_finetune.data.sources import fraction, read
 from tf_finetune.data.splits import SPLITS, assign, nested_order, strata
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 _OTHER_SPLIT = "other split"
 

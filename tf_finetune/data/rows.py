@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tf_finetune.config import DataConfig
-from tf_finetune.config_checks import nearest
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
+from tf_finetune.value_checks import nearest
 
 Record = tuple[str, int, Sequence[Any]]
 """File, row (1-based) and the values of the columns, in the order asked for."""

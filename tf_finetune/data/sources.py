@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data import files, memory, text_folder, tfds_reader
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.paths import expand
 from tf_finetune.data.rows import Columns, Part
 from tf_finetune.data.table import BAD_ROWS, Rows, no_rows, schema, write
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 __all__ = ["BAD_ROWS", "check", "fraction", "read", "unsplit"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from tf_finetune.config import DataConfig
-from tf_finetune.config_checks import nearest
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.rows import Columns, Part, quoted
 from tf_finetune.data.values import Labels, Unusable, is_readable, text
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
+from tf_finetune.value_checks import nearest
 
 BAD_ROWS = (
     "empty text",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tf_finetune.config import DataConfig
 from tf_finetune.data.files import codec_of
 from tf_finetune.data.rows import Columns, Part, Record
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),

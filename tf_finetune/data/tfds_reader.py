@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.config import DataConfig
-from tf_finetune.config_checks import nearest
 from tf_finetune.data.rows import Columns, Part, Record, quoted
 from tf_finetune.data.table import other_split
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
+from tf_finetune.value_checks import nearest
 
 
 def parts(config: DataConfig, columns: Columns, splits: dict[str, str]) -> list[Part]:

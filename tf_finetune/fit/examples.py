@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.config import FitConfig
 from tf_finetune.data.pipeline import Noise, Store, evaluation_dataset, training_dataset
 from tf_finetune.errors import UserError
+from tf_finetune.settings import FitConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from tf_finetune.config import FineTuneConfig, FitConfig, Phase
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.settings import FitConfig
 
 
 def phases_of(config: FineTuneConfig, blocks: int) -> list[Phase]:

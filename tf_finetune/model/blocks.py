@@ -38,7 +38,6 @@ from collections.abc import Iterable
 import keras
 import keras_hub
 
-from tf_finetune.config_checks import nearest
 from tf_finetune.errors import UserError
 from tf_finetune.model.flow import (
     Call,
@@ -53,6 +52,7 @@ from tf_finetune.model.flow import (
     unwrapped,
 )
 from tf_finetune.model.repeats import block_starts
+from tf_finetune.value_checks import nearest
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import keras
 
-from tf_finetune.config_checks import BATCH_NORM, check_selector, nearest, one_of
+from tf_finetune.config_checks import BATCH_NORM, check_selector
 from tf_finetune.errors import UserError
 from tf_finetune.model.blocks import Groups, listed
+from tf_finetune.value_checks import nearest, one_of
 
 # What Dropout and its kin, GaussianNoise, and stochastic depth call their rate.
 _RATES = ("rate", "stddev", "drop_path_rate", "drop_prob")

@@ -1,0 +1,172 @@
+"""The sections of a configuration: every setting with its default."""
+# No `from __future__ import annotations` here: it would turn the fields' types
+# into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
+import dataclasses
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class DataConfig:
+    """Where the labelled examples come from, and how they are checked and split.
+
+    Attributes:
+        path: a file, a glob, a folder of text files by class, or several of
+            them separated by commas. `.csv`, `.tsv`, `.jsonl` and `.parquet`,
+            each also gzipped. `package:NAME/FILE` is a file inside an installed
+            Python package, which is read but never imported.
+        tfds: a TensorFlow Datasets name that has been prepared on this machine.
+        tfds_dir: the folder it was prepared in; empty means the TFDS default.
+        delimiter: between the columns of a CSV file; empty means `,` for `.csv`
+            and a tab for `.tsv`.
+        encoding: of text files.
+        where: `COLUMN=VALUE` keeps only the rows with that value.
+        text: the column that holds the text.
+        text_pair: the column of a second text, for tasks on pairs.
+        label: the column that holds the label.
+        label_separator: between the labels of one row in a multi-label column.
+        classes: the labels that are allowed, in order; empty means those found.
+        group: rows with the same value in this column stay in one split.
+        split: the column that names the split of each row.
+        train: the name of the training split in `split` or of the TFDS split.
+        validation: a fraction of the rows (`"0.1"`), a file as in `path`, or,
+            with `split` or `tfds`, the name of a split.
+        test: as `validation`.
+        limit: train on at most this many rows; 0 means all.
+        leaks: what to do with training rows that also stand in validation or
+            test: `error`, `drop` them from training, or `warn`.
+        duplicates: what to do with exact copies inside the training split.
+        conflicts: what to do with training rows of equal text, unequal label.
+        bad_rows: what to do with rows that are empty, null, unreadable or of an
+            unknown label.
+        near_duplicates: estimated Jaccard similarity of word 3-grams from which two
+            texts count as near duplicates, 0 to 1; 0 turns the search off.
+        token_deletion: chance of a training token to be left out, anew in each epoch,
+            0 to 1; not while the frozen backbone's outputs are cached.
+        token_swap: share of a training text's tokens that change places, likewise.
+        min_per_class: a class with fewer training rows is an error.
+        seed: of the split made here and of `limit`.
+    """
+
+    path: str = ""
+    tfds: str = ""
+    tfds_dir: str = ""
+    delimiter: str = ""
+    encoding: str = "utf-8"
+    where: str = ""
+    text: str = "text"
+    text_pair: str = ""
+    label: str = "label"
+    label_separator: str = "|"
+    classes: tuple[str, ...] = ()
+    group: str = ""
+    split: str = ""
+    train: str = "train"
+    validation: str = "0.1"
+    test: str = "0.1"
+    limit: int = 0
+    leaks: str = "drop"
+    duplicates: str = "drop"
+    conflicts: str = "drop"
+    bad_rows: str = "error"
+    near_duplicates: float = 0.8
+    token_deletion: float = 0.0
+    token_swap: float = 0.0
+    min_per_class: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    """The pretrained backbone and the head put on it.
+
+    Attributes:
+        preset: a KerasHub preset name, `hf://OWNER/NAME`, a local Hugging Face or
+            KerasHub folder, a `.keras` file, or `minilm` (the packaged one).
+        task: `classification` (one label a row), `multi_label` or `regression`.
+        pooling: how token states become one vector: `first`, `mean`, `max`, or
+            `backbone` for the backbone's own pooled output.
+        dropout: rate in front of the head's last layer, 0 to 1.
+        sequence_length: tokens a text is cut to; 0 chooses it from the data, up
+            to the backbone's limit.
+        lora_rank: of the adapters, where a phase trains `lora`.
+        lora_alpha: an adapter counts `lora_alpha / lora_rank`.
+        lora_targets: which kernels get an adapter, as in `Phase.train`.
+    """
+
+    preset: str = "minilm"
+    task: str = "classification"
+    pooling: str = "mean"
+    dropout: float = 0.1
+    sequence_length: int = 0
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_targets: str = "re:(query|value)"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class FitConfig:
+    """How to train. A recipe in `FineTuneConfig.phases` reads its values here.
+
+    Attributes:
+        epochs: passes over the training split in the tuning phase.
+        learning_rate: peak rate of the tuning phase, for `global_batch`.
+        probe_epochs: most passes of the head-only phase.
+        probe_learning_rate: peak rate of the head-only phase.
+        lora_learning_rate: peak rate of the adapters' phase.
+        train: what the tuning phase trains, as in `Phase`.
+        schedule: of the tuning phase's rate, as in `Phase`.
+        warmup: share of a phase's updates in which the rate rises from 0.
+        layer_decay: of the tuning phase, as in `Phase`.
+        weight_decay: decoupled, as in AdamW; not on norms and biases.
+        clip: global norm that gradients are clipped to; 0 means no clipping.
+        spike_guard: how often a phase may go back to its last good state when the loss
+            blows up, skipping those batches and halving the rate; 0 means never.
+        label_smoothing: share of the target spread over all classes, 0 to 1.
+        class_weights: `balanced` has all classes weigh the same in the training loss,
+            however many rows they have; `none` has all rows.
+        patience: epochs without a better validation loss before a phase ends;
+            0 means never. A phase always ends on its best epoch.
+        global_batch: examples an update, over all devices.
+        eval_batch: examples a step in evaluation.
+        precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
+            processor multiplies it natively. Variables are always float32.
+        interpolate: end with the best weights between before and after tuning (WiSE-FT).
+        cache: run what is frozen below the head once, not once an epoch.
+        seed: of the order of examples, dropout and the head's initial weights.
+    """
+
+    epochs: int = 2
+    learning_rate: float = 1e-4
+    probe_epochs: int = 30
+    probe_learning_rate: float = 3e-3
+    lora_learning_rate: float = 1e-3
+    train: str = "all"
+    schedule: str = "linear"
+    warmup: float = 0.1
+    layer_decay: float = 1.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    spike_guard: int = 3
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    patience: int = 0
+    global_batch: int = 32
+    eval_batch: int = 128
+    precision: str = "auto"
+    interpolate: bool = False
+    cache: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ResultsConfig:
+    """What to report and save.
+
+    Attributes:
+        bootstrap: resamples behind each 95% interval.
+        probe_baseline: also score the head trained alone on the frozen backbone.
+        export: write the SavedModel.
+    """
+
+    bootstrap: int = 1000
+    probe_baseline: bool = True
+    export: bool = True
