@@ -65,7 +65,7 @@ def test_defaults_are_valid() -> None:
         ("model.dropout", 1.0, "config.model.dropout is 1.0"),
         ("model.dropout", float("nan"), "config.model.dropout is nan"),
         ("model.sequence_length", -1, "config.model.sequence_length is -1"),
-        ("fit.epochs", 0, "config.fit.epochs is 0; it must be at least 1"),
+        ("fit.epochs", -1, "config.fit.epochs is -1; it must be at least 0"),
         ("fit.epochs", 2.5, "config.fit.epochs is 2.5; it must be a whole number"),
         ("fit.learning_rate", 0.0, "config.fit.learning_rate is 0.0; .* above 0"),
         ("fit.learning_rate", "fast", "config.fit.learning_rate is 'fast'; it must be a number"),
@@ -179,7 +179,7 @@ def test_differences_name_each_setting() -> None:
     new.fit.epochs = 5
     new.data.classes = ("a", "b")
     lines = differences(old, new)
-    assert "fit.epochs: 2 -> 5" in lines
+    assert "fit.epochs: 0 -> 5" in lines
     assert "data.classes: [] -> ['a', 'b']" in lines
     assert any(line.startswith("phases: 'probe_then_tune' -> [{") for line in lines)
     assert len(lines) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,19 @@ def set_up(
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
     groups = layer_groups(loaded.backbone, loaded.backbone)
-    phases = phases_of(config, len(groups.blocks))
-    for phase in phases:
+    blocks = len(groups.blocks)
+    for phase in phases_of(config, blocks, 1):
         # What can be refused without the head is refused before the data are read.
         if phase.train not in ("head", "lora") and not phase.train.startswith(("re:", "from:")):
             set_trainable(groups, phase.train, phase.batch_norm)
-    for line in repeated(phases):
-        say(line)
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
+    phases = phases_of(
+        config, blocks, math.ceil(len(prepared.splits["train"]) / config.fit.global_batch)
+    )
+    for line in repeated(phases):
+        say(line)
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
     preprocessor = loaded.preprocessor

@@ -1,4 +1,5 @@
 """The sections of a configuration: every setting with its default."""
+
 # No `from __future__ import annotations` here: it would turn the fields' types
 # into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
@@ -107,7 +108,8 @@ class FitConfig:
     """How to train. A recipe in `FineTuneConfig.phases` reads its values here.
 
     Attributes:
-        epochs: passes over the training split in the tuning phase.
+        epochs: passes over the training split in the tuning phase; 0 chooses by the
+            number of rows: as many as make 200 updates, but 2 at least and 20 at most.
         learning_rate: peak rate of the tuning phase, for `global_batch`.
         probe_epochs: most passes of the head-only phase.
         probe_learning_rate: peak rate of the head-only phase.
@@ -134,7 +136,7 @@ class FitConfig:
         seed: of the order of examples, dropout and the head's initial weights.
     """
 
-    epochs: int = 2
+    epochs: int = 0
     learning_rate: float = 1e-4
     probe_epochs: int = 30
     probe_learning_rate: float = 3e-3

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.fit.phases import phases_of, repeated
+from tf_finetune.fit.phases import epochs_for, phases_of, repeated
 from tf_finetune.settings import FitConfig
 
 
@@ -47,14 +47,14 @@ LORA = dataclasses.replace(TUNE, name="lora", train="lora", learning_rate=2e-3)
     ],
 )
 def test_a_recipe_takes_its_values_from_the_fit_settings(recipe, phases):
-    assert phases_of(config(recipe), 2) == phases
+    assert phases_of(config(recipe), 2, 10) == phases
 
 
 def test_listed_phases_are_named_by_what_they_train_and_not_changed():
     given = (Phase(train="last:1"), Phase(name="all of it", epochs=2))
-    assert [phase.name for phase in phases_of(config(given), 2)] == ["last:1", "all of it"]
+    assert [phase.name for phase in phases_of(config(given), 2, 10)] == ["last:1", "all of it"]
     assert given[0].name == ""
-    assert phases_of(config(given), 2)[1] == given[1]
+    assert phases_of(config(given), 2, 10)[1] == given[1]
 
 
 def test_a_phase_like_the_one_before_is_told_of():
@@ -66,3 +66,14 @@ def test_a_phase_like_the_one_before_is_told_of():
     ]
     (line,) = repeated(phases)
     assert line.startswith('phase c trains "last:1" at 0.001 as phase b')
+
+
+@pytest.mark.parametrize(
+    ("updates", "epochs"),
+    [(1, 20), (2, 20), (8, 20), (10, 20), (11, 19), (32, 7), (99, 3), (100, 2), (213, 2), (999, 2)],
+)
+def test_few_rows_are_gone_over_more_often(updates, epochs):
+    given = config("full")
+    given.fit.epochs = 0
+    assert epochs_for(updates) == epochs
+    assert phases_of(given, 2, updates)[0].epochs == epochs
