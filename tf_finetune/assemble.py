@@ -17,7 +17,7 @@ from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
-from tf_finetune.fit.phases import phases_of, repeated
+from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
@@ -33,12 +33,14 @@ class Setup:
     """Data and model of a run, ready to train.
 
     Attributes:
-        phases: of the run; `probe_baseline` is not among them.
+        phases: of the run.
+        baseline: the head alone, to compare with; None if the run begins with that.
     """
 
     prepared: Prepared
     task: TextTask
     phases: list[Phase]
+    baseline: Phase | None
     tokens: TokenStore
     precision: str
     sequence_length: int
@@ -77,9 +79,8 @@ def set_up(
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
-    phases = phases_of(
-        config, blocks, math.ceil(len(prepared.splits["train"]) / config.fit.global_batch)
-    )
+    updates = math.ceil(len(prepared.splits["train"]) / config.fit.global_batch)
+    phases = phases_of(config, blocks, updates)
     for line in repeated(phases):
         say(line)
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
@@ -125,6 +126,7 @@ def set_up(
         prepared=prepared,
         task=task,
         phases=phases,
+        baseline=probe_baseline(config, phases, updates),
         tokens=tokens,
         precision=chosen,
         sequence_length=preprocessor.sequence_length,

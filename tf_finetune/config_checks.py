@@ -81,8 +81,9 @@ def check_values(config: FineTuneConfig) -> None:
         ("config.fit.label_smoothing", fit.label_smoothing),
     ):
         fraction(name, value)
-    at_least("config.fit.epochs", fit.epochs, 0)
-    for field in ("probe_epochs", "global_batch", "eval_batch"):
+    for field in ("epochs", "probe_epochs"):
+        at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    for field in ("global_batch", "eval_batch"):
         at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))

@@ -17,7 +17,6 @@ from tf_finetune.data.pipeline import plan_epoch
 from tf_finetune.fit import precision
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.objective import objective_of
-from tf_finetune.fit.phases import probe_baseline
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 
@@ -46,8 +45,8 @@ def plan(config: FineTuneConfig, data: Any = None) -> str:
     with tempfile.TemporaryDirectory(prefix="tf_finetune-plan-") as folder:
         setup = set_up(config, Path(folder), data, say=lines.append)
         phases = list(setup.phases)
-        if baseline := probe_baseline(config, phases):
-            phases.insert(0, baseline)
+        if setup.baseline:
+            phases.insert(0, setup.baseline)
         with precision.computing_in(setup.precision, setup.task.backbone):
             costs = [_cost(setup, config, phase) for phase in phases]
         cache = sum(file.stat().st_size for file in Path(folder).rglob("*"))

@@ -111,7 +111,8 @@ class FitConfig:
         epochs: passes over the training split in the tuning phase; 0 chooses by the
             number of rows: as many as make 200 updates, but 2 at least and 20 at most.
         learning_rate: peak rate of the tuning phase, for `global_batch`.
-        probe_epochs: most passes of the head-only phase.
+        probe_epochs: passes of the head-only phase; 0 chooses by the number of rows: as
+            many as make 200 updates, but 30 at least.
         probe_learning_rate: peak rate of the head-only phase.
         lora_learning_rate: peak rate of the adapters' phase.
         train: what the tuning phase trains, as in `Phase`.
@@ -138,7 +139,7 @@ class FitConfig:
 
     epochs: int = 0
     learning_rate: float = 1e-4
-    probe_epochs: int = 30
+    probe_epochs: int = 0
     probe_learning_rate: float = 3e-3
     lora_learning_rate: float = 1e-3
     train: str = "all"

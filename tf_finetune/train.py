@@ -32,7 +32,6 @@ from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
-from tf_finetune.fit.phases import probe_baseline
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
@@ -115,8 +114,8 @@ def fine_tune(
     before: list[np.ndarray] = []
     line: Interpolation | None = None
     with precision.computing_in(setup.precision, task.backbone):
-        if baseline := probe_baseline(config, phases):
-            probe = _run_aside(setup, config, baseline, run, say)
+        if setup.baseline:
+            probe = _run_aside(setup, config, setup.baseline, run, say)
         for number, phase in enumerate(phases, 1):
             if phase.train != "head" and config.fit.interpolate and not before:
                 before = task.network.get_weights()

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.fit.phases import epochs_for, phases_of, repeated
+from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.settings import FitConfig
 
 
@@ -69,11 +69,10 @@ def test_a_phase_like_the_one_before_is_told_of():
 
 
 @pytest.mark.parametrize(
-    ("updates", "epochs"),
-    [(1, 20), (2, 20), (8, 20), (10, 20), (11, 19), (32, 7), (99, 3), (100, 2), (213, 2), (999, 2)],
+    ("updates", "probe", "tune"),
+    [(1, 200, 20), (2, 100, 20), (8, 30, 20), (11, 30, 19), (32, 30, 7), (99, 30, 3), (213, 30, 2)],
 )
-def test_few_rows_are_gone_over_more_often(updates, epochs):
-    given = config("full")
-    given.fit.epochs = 0
-    assert epochs_for(updates) == epochs
-    assert phases_of(given, 2, updates)[0].epochs == epochs
+def test_few_rows_are_gone_over_more_often(updates, probe, tune):
+    given = config("probe_then_tune")
+    given.fit.epochs = given.fit.probe_epochs = 0
+    assert [phase.epochs for phase in phases_of(given, 2, updates)] == [probe, tune]

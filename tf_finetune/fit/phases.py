@@ -14,16 +14,20 @@ from tf_finetune.settings import FitConfig
 # et al. 2021 (arXiv:2006.04884) train for 20 epochs, Zhang et al. 2021 (arXiv:2006.05987)
 # find that more updates than 3 epochs give help most on the smallest sets.
 _UPDATES = 200
-_EPOCHS = range(2, 21)
+_EPOCHS = (2, 20)
+# On cached features an epoch takes a moment, and a head alone seldom overfits.
+_PROBE_EPOCHS = (30, _UPDATES)
 
 
-def epochs_for(updates: int) -> int:
-    """Epochs of a tuning phase, by the size of its data.
+def epochs_for(updates: int, least: int, most: int) -> int:
+    """As many epochs as make enough updates.
 
     Args:
         updates: an epoch.
+        least: epochs, on many rows.
+        most: epochs, on few.
     """
-    return min(max(math.ceil(_UPDATES / updates), _EPOCHS[0]), _EPOCHS[-1])
+    return min(max(math.ceil(_UPDATES / updates), least), most)
 
 
 def phases_of(config: FineTuneConfig, blocks: int, updates: int) -> list[Phase]:
@@ -39,13 +43,13 @@ def phases_of(config: FineTuneConfig, blocks: int, updates: int) -> list[Phase]:
     Args:
         config: of the run.
         blocks: of the backbone.
-        updates: an epoch; decides where `config.fit.epochs` is 0.
+        updates: an epoch; decides where `epochs` or `probe_epochs` is 0.
     """
-    fit, probe = config.fit, _probe(config.fit, "probe")
+    fit, probe = config.fit, _probe(config.fit, "probe", updates)
     tune = Phase(
         name="tune",
         train=fit.train,
-        epochs=fit.epochs or epochs_for(updates),
+        epochs=fit.epochs or epochs_for(updates, *_EPOCHS),
         learning_rate=fit.learning_rate,
         schedule=fit.schedule,
         warmup=fit.warmup,
@@ -85,18 +89,24 @@ def repeated(phases: Sequence[Phase]) -> list[str]:
     ]
 
 
-def probe_baseline(config: FineTuneConfig, phases: Sequence[Phase]) -> Phase | None:
-    """The head trained alone, only to compare with; None if the run begins with that."""
+def probe_baseline(config: FineTuneConfig, phases: Sequence[Phase], updates: int) -> Phase | None:
+    """The head trained alone, only to compare with; None if the run begins with that.
+
+    Args:
+        config: of the run.
+        phases: of the run.
+        updates: as in `phases_of`.
+    """
     if not config.results.probe_baseline or phases[0].train == "head":
         return None
-    return _probe(config.fit, "probe-baseline")
+    return _probe(config.fit, "probe-baseline", updates)
 
 
-def _probe(fit: FitConfig, name: str) -> Phase:
+def _probe(fit: FitConfig, name: str, updates: int) -> Phase:
     return Phase(
         name=name,
         train="head",
-        epochs=fit.probe_epochs,
+        epochs=fit.probe_epochs or epochs_for(updates, *_PROBE_EPOCHS),
         learning_rate=fit.probe_learning_rate,
         warmup=fit.warmup,
         patience=fit.patience,
