@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from records import once, spread
+from records import in_a_thrown_away_folder, once, spread
 
-from tf_finetune import fine_tune
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.config_checks import POOLINGS
 from tf_finetune.recipe import load_recipe
@@ -38,13 +36,10 @@ def recipe(pooling: str, seed: int, limit: int) -> FineTuneConfig:
 
 
 def run(config: FineTuneConfig) -> dict[str, Any]:
-    """Fine-tunes in a folder that is thrown away and returns the validation accuracy."""
-    import keras
-
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = fine_tune(config, Path(folder) / "run").metrics
-    keras.backend.clear_session()  # else each run's graphs stay in memory
-    return {"validation": metrics["validation"]["accuracy"]}
+    """The validation accuracy after fine-tuning."""
+    return in_a_thrown_away_folder(
+        config, lambda result: {"validation": result.metrics["validation"]["accuracy"]}
+    )
 
 
 def main() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tf_finetune.config import FineTuneConfig
 
 
 def once(path: Path, key: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -30,6 +33,21 @@ def once(path: Path, key: dict[str, Any], run: Callable[[], dict[str, Any]]) -> 
     with path.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps({"key": key, "result": result}) + "\n")
     return result
+
+
+def in_a_thrown_away_folder(
+    config: FineTuneConfig, measured: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `measured` makes of a run's `FitResult`; of the run itself nothing stays."""
+    import keras
+
+    from tf_finetune import fine_tune
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return measured(fine_tune(config, Path(folder) / "run"))
+    finally:
+        keras.backend.clear_session()  # else each run's graphs stay in memory
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:

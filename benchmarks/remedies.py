@@ -1,82 +1,114 @@
-"""Which recipe, for how many rows? Test accuracy of each on the movie reviews.
+"""Which recipe, for how many rows, and what does it forget? On the movie reviews.
 
 Runs of the reviews recipe in one process: 64, 256, 1,024 and all training rows, five
 seeds each, which choose split, rows and order. Every run keeps its best epoch by
-validation; the test rows are read once a run and choose nothing. Finished runs are kept
-in `--out`; the same command goes on from there.
+validation, of 256 rows where few are trained on; the test rows are read once a run and
+choose nothing. From 1,024 rows on each run also measures what the model still can do
+(`retained.py`). Finished runs are kept in `--out`; the same command goes on from there.
 
     python benchmarks/remedies.py
     python benchmarks/remedies.py --rows=64 --recipes=full,probe_then_tune --seeds=0,1
+    python benchmarks/remedies.py --choose --rows=1024 --recipes=full,probe_then_tune,l2_sp
+
+`--choose` is for choosing settings: it shows the validation rows and other reviews, and
+never the test rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from records import once, spread
+from records import in_a_thrown_away_folder, once, spread
+from retained import abilities
 
-from tf_finetune import fine_tune
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.overrides import override
 from tf_finetune.recipe import load_recipe
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"
-RECIPES = "full,probe,probe_then_tune,gradual,lora"
+# By name: what each sets. The default comes first, then the other recipes, then single
+# remedies on top of the default.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "probe_then_tune": (),
+    "full": ("phases=full",),
+    "probe": ("phases=probe",),
+    "gradual": ("phases=gradual",),
+    "lora": ("phases=lora",),
+    "layer_decay": ("fit.layer_decay=0.8",),
+    "interpolate": ("fit.interpolate=True",),
+}
+_FEW = 1024
 
 
 def recipe(name: str, rows: int, seed: int) -> FineTuneConfig:
-    """The reviews recipe with these phases, training rows and seed."""
+    """The reviews recipe with these settings, training rows and seed."""
     config = load_recipe(CONFIG)
-    config.phases = name
     config.data.limit = rows
     config.data.seed = config.fit.seed = seed
     config.results.export = config.results.probe_baseline = False
-    return config
+    if 0 < rows <= _FEW:
+        config.data.validation = "0.03"
+    return override(config, [f"--config.{setting}" for setting in RECIPES[name]])[0]
 
 
-def run(config: FineTuneConfig) -> dict[str, Any]:
-    """Fine-tunes in a folder that is thrown away."""
-    import keras
+def run(config: FineTuneConfig, choose: bool) -> dict[str, Any]:
+    """Fine-tunes, and measures: to choose by, or to report."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        card = fine_tune(config, Path(folder) / "run").metrics
-    keras.backend.clear_session()  # else each run's graphs stay in memory
-    return {
-        "test": card["test"]["accuracy"],
-        "validation": card["validation"]["accuracy"],
-        "train_seconds": card["train_seconds"],
-    }
+    def measured(result: Any) -> dict[str, Any]:
+        card, few = result.metrics, 0 < config.data.limit < _FEW
+        return {
+            **({} if choose else {"test": card["test"]["accuracy"]}),
+            "validation": card["validation"]["accuracy"],
+            "train_seconds": card["train_seconds"],
+            **({} if few else abilities(result.model, skip=1000 if choose else 0)),
+        }
+
+    return in_a_thrown_away_folder(config, measured)
+
+
+def table(results: dict[tuple[str, int], list[dict[str, Any]]], figure: str, title: str) -> str:
+    """Recipes by rows, mean ± standard deviation over the seeds."""
+    sizes = [n for n in dict.fromkeys(n for _, n in results) if figure in _any(results, n)]
+    titles = [f"{n:,} rows" if n else "all rows" for n in sizes]
+    lines = [" | ".join([f"| {title}", *titles]) + " |", "|---" * (len(sizes) + 1) + "|"]
+    for name in dict.fromkeys(name for name, _ in results):
+        cells = [spread([found[figure] for found in results[name, n]], 3) for n in sizes]
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _any(results: dict[tuple[str, int], list[dict[str, Any]]], rows: int) -> dict[str, Any]:
+    return next(found for (_, n), (found, *_) in results.items() if n == rows)
 
 
 def main() -> None:
-    """Reads the command line, runs what is not recorded yet and prints the table."""
+    """Reads the command line, runs what is not recorded yet and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="64,256,1024,0", help="training rows; 0 means all")
-    parser.add_argument("--recipes", default=RECIPES)
+    parser.add_argument("--recipes", default="full,probe,probe_then_tune,gradual,lora")
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--choose", action="store_true", help="show validation, not test")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/remedies.jsonl"))
     options = parser.parse_args()
-    recipes, sizes = options.recipes.split(","), [int(n) for n in options.rows.split(",")]
-    cells: dict[tuple[str, int], str] = {}
-    for rows in sizes:
-        for name in recipes:
-            results = []
-            for seed in map(int, options.seeds.split(",")):
+    results: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for rows in map(int, options.rows.split(",")):
+        for seed in map(int, options.seeds.split(",")):
+            for name in options.recipes.split(","):
+                key: dict[str, Any] = {"rows": rows, "seed": seed, "recipe": name}
+                key |= {"sets": list(RECIPES[name]), "choose": options.choose}
                 config = recipe(name, rows, seed)
-                settings = json.loads(json.dumps(dataclasses.asdict(config)))
-                key = {"recipe": name, "rows": rows, "seed": seed, "config": settings}
-                results.append(once(options.out, key, partial(run, config)))
-            cells[name, rows] = spread([result["test"] for result in results], 3)
-    titles = [f"{rows:,} rows" if rows else "all rows" for rows in sizes]
-    print("| test accuracy |", " | ".join(titles), "|")
-    print("|---" * (len(sizes) + 1) + "|")
-    for name in recipes:
-        print(f"| {name} |", " | ".join(cells[name, rows] for rows in sizes), "|")
+                found = once(options.out, key, partial(run, config, options.choose))
+                results.setdefault((name, rows), []).append(found)
+    for figure, title in (
+        ("validation" if options.choose else "test", "accuracy"),
+        ("recall", "halves found"),
+        ("shift", "accuracy on IMDb"),
+    ):
+        if any(figure in found[0] for found in results.values()):
+            print(table(results, figure, title), end="\n\n")
 
 
 if __name__ == "__main__":
