@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.data.text import encode, pad
+from tf_finetune.fit import precision
 from tf_finetune.packaged import packaged_path
 
 _REVIEWS = 1000
@@ -67,6 +68,8 @@ def _vectors(task: Any, texts: list[str]) -> np.ndarray:
         rows = encode(task.preprocessor, texts)
         parts = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
         batches = [pad(task.preprocessor, part) for part in parts]
-        return np.concatenate([task.encoder.predict_on_batch(batch) for batch in batches])
+        with precision.computing_in(precision.resolve("auto"), task.backbone):
+            task.encoder.make_predict_function(force=True)
+            return np.concatenate([task.encoder.predict_on_batch(batch) for batch in batches])
     finally:
         task.preprocessor.sequence_length = before
