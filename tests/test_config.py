@@ -79,6 +79,7 @@ def test_defaults_are_valid() -> None:
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
+        ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
         ("phases", "ful", 'config.phases is "ful"; .* Did you mean "full"?'),
@@ -113,6 +114,13 @@ def test_settings_that_exclude_each_other() -> None:
     labels.data.label_separator = ""
     with pytest.raises(UserError, match=r"config.data.label_separator is empty"):
         labels.validate()
+
+
+def test_balancing_twice_is_refused() -> None:
+    config = changed("fit.sampling", "balanced")
+    config.fit.class_weights = "balanced"
+    with pytest.raises(UserError, match="both balanced, which would favour rare classes twice"):
+        config.validate()
 
 
 def test_validate_converts_what_cannot_be_mistaken() -> None:

@@ -20,7 +20,7 @@ from tf_finetune.value_checks import (
 
 if TYPE_CHECKING:
     from tf_finetune.config import FineTuneConfig, Phase
-    from tf_finetune.settings import DataConfig
+    from tf_finetune.settings import DataConfig, FitConfig
 
 TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
@@ -29,6 +29,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RECIPES = ("probe_then_tune", "gradual", "lora", "probe", "full")
 SCHEDULES = ("linear", "cosine", "one_cycle", "slanted_triangular", "constant", "plateau")
 CLASS_WEIGHTS = ("none", "balanced")
+SAMPLINGS = ("shuffle", "balanced")
 BATCH_NORM = ("freeze", "affine", "update")
 
 _SELECTORS = ("head", "all", "norm", "bias", "lora")
@@ -101,14 +102,26 @@ def check_values(config: FineTuneConfig) -> None:
             "needs a phase that trains more than the head, and none that trains lora. Set it to "
             "False, or choose other phases."
         )
-    one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
-    if fit.class_weights != "none" and model.task != "classification":
-        raise UserError(
-            f'config.fit.class_weights is "{fit.class_weights}", which has a meaning for '
-            f'classification alone, not for {model.task}; set it to "none".'
-        )
+    _check_balance(fit, model.task)
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def _check_balance(fit: FitConfig, task: str) -> None:
+    one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
+    one_of("config.fit.sampling", fit.sampling, SAMPLINGS)
+    for field, default in (("class_weights", "none"), ("sampling", "shuffle")):
+        value = getattr(fit, field)
+        if value != default and task != "classification":
+            raise UserError(
+                f'config.fit.{field} is "{value}", which has a meaning for classification '
+                f'alone, not for {task}; set it to "{default}".'
+            )
+    if fit.sampling == fit.class_weights == "balanced":
+        raise UserError(
+            "config.fit.sampling and config.fit.class_weights are both balanced, which would "
+            "favour rare classes twice; choose one."
+        )
 
 
 def _tunes(phases: Any) -> bool:

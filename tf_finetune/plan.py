@@ -66,7 +66,8 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     trainable, total = count_parameters(task.network)
     cached = phase.train == "head" and fit.cache
     network, encode_rate = task.network, 0.0
-    batches = plan_epoch(setup.tokens.lengths[rows], fit.global_batch, fit.seed, 0)
+    classes = setup.prepared.labels[rows] if fit.sampling == "balanced" else None
+    batches = plan_epoch(setup.tokens.lengths[rows], fit.global_batch, fit.seed, 0, classes)
     # The batches in the middle by length stand for all.
     middle = sorted(batches, key=lambda b: setup.tokens.lengths[rows[b]].max())
     chosen = [rows[b] for b in middle[len(middle) // 2 :][:2] or middle]

@@ -1,4 +1,5 @@
 """The sections of a configuration: every setting with its default."""
+
 # No `from __future__ import annotations` here: it would turn the fields' types
 # into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
@@ -123,6 +124,9 @@ class FitConfig:
         label_smoothing: share of the target spread over all classes, 0 to 1.
         class_weights: `balanced` has all classes weigh the same in the training loss,
             however many rows they have; `none` has all rows.
+        sampling: `balanced` draws as many rows an epoch, but all classes equally often:
+            rows of rare ones repeatedly, some of frequent ones not; `shuffle` takes each
+            row once.
         patience: epochs without a better validation loss before a phase ends;
             0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
@@ -148,6 +152,7 @@ class FitConfig:
     spike_guard: int = 3
     label_smoothing: float = 0.0
     class_weights: str = "none"
+    sampling: str = "shuffle"
     patience: int = 0
     global_batch: int = 32
     eval_batch: int = 128
