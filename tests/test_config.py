@@ -53,6 +53,7 @@ def test_defaults_are_valid() -> None:
         ("data.seed", -1, "config.data.seed is -1"),
         ("data.min_per_class", 0, "config.data.min_per_class is 0; it must be at least 1"),
         ("data.near_duplicates", 1.0, "config.data.near_duplicates is 1.0; .* below 1"),
+        ("data.token_mask", 1.0, "config.data.token_mask is 1.0; it must be at least 0 and below"),
         ("data.test", 1.5, "config.data.test is 1.5; it must be .* below 1"),
         ("data.validation", "-0.1", "config.data.validation is -0.1; it must be"),
         ("data.validation", "nan", "config.data.validation is nan; it must be"),
@@ -120,6 +121,18 @@ def test_balancing_twice_is_refused() -> None:
     config = changed("fit.sampling", "balanced")
     config.fit.class_weights = "balanced"
     with pytest.raises(UserError, match="both balanced, which would favour rare classes twice"):
+        config.validate()
+
+
+@pytest.mark.parametrize("field", ["token_deletion", "token_swap", "token_mask"])
+def test_changes_of_texts_that_no_phase_would_see_are_refused(field: str) -> None:
+    config = changed(f"data.{field}", 0.1)
+    config.validate()
+    for phases in ("probe", (Phase(train="head"),)):
+        config.phases, config.fit.cache = phases, True
+        with pytest.raises(UserError, match=rf"config.data.{field} changes the training texts"):
+            config.validate()
+        config.fit.cache = False
         config.validate()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data import sources
+from tf_finetune.data.augment import token_noise
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
@@ -67,6 +68,8 @@ def set_up(
     sources.check(config.data, data)
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
+    noise = config.data
+    token_noise(loaded.preprocessor, noise.token_deletion, noise.token_swap, noise.token_mask)
     groups = layer_groups(loaded.backbone, loaded.backbone)
     phases = phases_of(config, len(groups.blocks))
     for phase in phases:

@@ -34,6 +34,7 @@ BATCH_NORM = ("freeze", "affine", "update")
 
 _SELECTORS = ("head", "all", "norm", "bias", "lora")
 _LEAST_TOKENS = 8
+_NOISE = ("token_deletion", "token_swap", "token_mask")
 
 
 def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phases") -> None:
@@ -103,6 +104,7 @@ def check_values(config: FineTuneConfig) -> None:
             "False, or choose other phases."
         )
     _check_balance(fit, model.task)
+    _check_noise(config)
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
 
@@ -124,6 +126,23 @@ def _check_balance(fit: FitConfig, task: str) -> None:
         )
 
 
+def _check_noise(config: FineTuneConfig) -> None:
+    """Refuses changes of texts that no phase would see."""
+    for field in _NOISE:
+        if getattr(config.data, field) and config.fit.cache and not _trains_texts(config.phases):
+            raise UserError(
+                f"config.data.{field} changes the training texts, but all phases train the head "
+                "alone, on features of the texts as they are. Set it to 0, set "
+                "config.fit.cache=False, or choose other phases."
+            )
+
+
+def _trains_texts(phases: Any) -> bool:
+    if isinstance(phases, str):
+        return phases != "probe"
+    return any(phase.train != "head" for phase in phases)
+
+
 def _tunes(phases: Any) -> bool:
     if isinstance(phases, str):
         return phases not in ("probe", "lora")
@@ -139,7 +158,7 @@ def _check_data(data: DataConfig, task: str) -> None:
     seed("config.data.seed", data.seed)
     at_least("config.data.limit", data.limit, 0)
     at_least("config.data.min_per_class", data.min_per_class, 1)
-    for field in ("near_duplicates", "token_deletion", "token_swap"):
+    for field in ("near_duplicates", *_NOISE):
         fraction(f"config.data.{field}", getattr(data, field))
     if data.where and not data.where.partition("=")[1]:
         raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')

@@ -43,6 +43,8 @@ class DataConfig:
         token_deletion: chance of a training token to be left out, anew in each epoch,
             0 to 1; not while the frozen backbone's outputs are cached.
         token_swap: share of a training text's tokens that change places, likewise.
+        token_mask: chance of a training token to be replaced by the mask token, likewise;
+            only for a backbone that was pretrained to fill masks.
         min_per_class: a class with fewer training rows is an error.
         seed: of the split made here and of `limit`.
     """
@@ -71,6 +73,7 @@ class DataConfig:
     near_duplicates: float = 0.8
     token_deletion: float = 0.0
     token_swap: float = 0.0
+    token_mask: float = 0.0
     min_per_class: int = 2
     seed: int = 0
 

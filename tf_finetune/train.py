@@ -230,7 +230,7 @@ def _run_phase(
     set_trainable(groups, phase.train, phase.batch_norm)
     network, store = task.network, cast(Store, setup.tokens)
     data = config.data
-    noise = token_noise(task.preprocessor, data.token_deletion, data.token_swap)
+    noise = token_noise(task.preprocessor, data.token_deletion, data.token_swap, data.token_mask)
     if phase.train == "head" and fit.cache:
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
