@@ -80,6 +80,7 @@ def test_defaults_are_valid() -> None:
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
+        ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
         ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
@@ -134,6 +135,33 @@ def test_changes_of_texts_that_no_phase_would_see_are_refused(field: str) -> Non
             config.validate()
         config.fit.cache = False
         config.validate()
+
+
+@pytest.mark.parametrize(
+    ("phases", "cache", "fits"),
+    [
+        ("probe_then_tune", True, True),
+        ("gradual", True, True),
+        ("lora", True, True),
+        ("probe", True, True),
+        ("probe", False, False),
+        ("full", True, False),
+        ((Phase(train="head"), Phase()), True, True),
+        ((Phase(), Phase(train="head")), True, False),
+    ],
+)
+def test_several_seeds_need_a_first_phase_on_cached_features(
+    phases: Any, cache: bool, fits: bool
+) -> None:
+    config = FineTuneConfig(phases=phases)
+    config.fit.cache, config.fit.probe_seeds = cache, 3
+    if fits:
+        config.validate()
+        return
+    with pytest.raises(UserError, match=r"config.fit.probe_seeds is 3, but the first phase"):
+        config.validate()
+    config.fit.probe_seeds = 1
+    config.validate()
 
 
 def test_validate_converts_what_cannot_be_mistaken() -> None:

@@ -68,8 +68,7 @@ def set_up(
     sources.check(config.data, data)
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
-    noise = config.data
-    token_noise(loaded.preprocessor, noise.token_deletion, noise.token_swap, noise.token_mask)
+    token_noise(loaded.preprocessor, config.data)
     groups = layer_groups(loaded.backbone, loaded.backbone)
     phases = phases_of(config, len(groups.blocks))
     for phase in phases:

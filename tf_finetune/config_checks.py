@@ -83,7 +83,7 @@ def check_values(config: FineTuneConfig) -> None:
         ("config.fit.label_smoothing", fit.label_smoothing),
     ):
         fraction(name, value)
-    for field in ("epochs", "probe_epochs", "global_batch", "eval_batch"):
+    for field in ("epochs", "probe_epochs", "probe_seeds", "global_batch", "eval_batch"):
         at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
@@ -105,6 +105,12 @@ def check_values(config: FineTuneConfig) -> None:
         )
     _check_balance(fit, model.task)
     _check_noise(config)
+    if fit.probe_seeds > 1 and not (fit.cache and _begins_with_head(config.phases)):
+        raise UserError(
+            f"config.fit.probe_seeds is {fit.probe_seeds}, but the first phase does not train the "
+            "head alone on cached features. Set it to 1, or choose phases that begin with the "
+            "head, with config.fit.cache=True."
+        )
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
 
@@ -135,6 +141,10 @@ def _check_noise(config: FineTuneConfig) -> None:
                 "alone, on features of the texts as they are. Set it to 0, set "
                 "config.fit.cache=False, or choose other phases."
             )
+
+
+def _begins_with_head(phases: Any) -> bool:
+    return phases != "full" if isinstance(phases, str) else phases[0].train == "head"
 
 
 def _trains_texts(phases: Any) -> bool:

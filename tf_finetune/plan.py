@@ -91,16 +91,18 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
         ]
     task.network.set_weights(before)
     everything = sum(map(len, setup.prepared.splits.values()))
+    seeds = fit.probe_seeds if phase is setup.phases[0] else 1
+    updates = per_epoch * phase.epochs * seeds
     return {
         "trainable": trainable,
         "total": total,
         "disk": _CHECKPOINTS * _FLOAT * count_parameters(network)[1],
         # Of the process: what was freed is seldom given back before a run ends.
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "updates": per_epoch * phase.epochs,
+        "updates": updates,
         "step": float(np.median(steps)),
-        "seconds": first
-        + per_epoch * phase.epochs * float(np.median(steps))
+        "seconds": first * seeds
+        + updates * float(np.median(steps))
         + (everything / encode_rate if cached else 0.0),
     }
 

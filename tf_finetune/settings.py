@@ -115,6 +115,8 @@ class FitConfig:
         learning_rate: peak rate of the tuning phase, for `global_batch`.
         probe_epochs: most passes of the head-only phase.
         probe_learning_rate: peak rate of the head-only phase.
+        probe_seeds: initial heads, each with an order of examples of its own, that the
+            first phase, on the head alone, is trained from; the best on validation goes on.
         lora_learning_rate: peak rate of the adapters' phase.
         train: what the tuning phase trains, as in `Phase`.
         schedule: of the tuning phase's rate, as in `Phase`.
@@ -145,6 +147,7 @@ class FitConfig:
     learning_rate: float = 1e-4
     probe_epochs: int = 30
     probe_learning_rate: float = 3e-3
+    probe_seeds: int = 1
     lora_learning_rate: float = 1e-3
     train: str = "all"
     schedule: str = "linear"

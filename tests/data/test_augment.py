@@ -5,6 +5,7 @@ from tests.tiny import tiny_preprocessor
 from tf_finetune.data.augment import TokenNoise, token_noise
 from tf_finetune.data.pipeline import training_dataset
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 CLS, SEP, PAD, MASK = 2, 3, 0, 4
 
@@ -144,15 +145,15 @@ def test_it_follows_from_the_seed_and_the_epoch():
 
 def test_the_noise_of_a_preprocessor_leaves_its_special_tokens_alone():
     preprocessor = tiny_preprocessor()
-    assert token_noise(preprocessor, 0.0, 0.0) is None
-    made = token_noise(preprocessor, 0.1, 0.2)
+    assert token_noise(preprocessor, DataConfig()) is None
+    made = token_noise(preprocessor, DataConfig(token_deletion=0.1, token_swap=0.2))
     tokenizer = preprocessor.tokenizer
     assert {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id} <= set(
         made.special
     )
     assert made.padding == tokenizer.pad_token_id
     assert (made.masking, made.mask_id) == (0.0, 4)
-    assert token_noise(preprocessor, 0.0, 0.0, 0.2).masking == 0.2
+    assert token_noise(preprocessor, DataConfig(token_mask=0.2)).masking == 0.2
 
 
 def test_masking_needs_a_mask_token():
@@ -162,6 +163,6 @@ def test_masking_needs_a_mask_token():
     class Preprocessor:
         tokenizer = Tokenizer()
 
-    assert token_noise(Preprocessor(), 0.1, 0.0)
+    assert token_noise(Preprocessor(), DataConfig(token_deletion=0.1))
     with pytest.raises(UserError, match=r"token_mask is 0.2.* a Tokenizer, has no mask token"):
-        token_noise(Preprocessor(), 0.1, 0.0, 0.2)
+        token_noise(Preprocessor(), DataConfig(token_mask=0.2))

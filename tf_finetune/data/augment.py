@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
 _MASK = "padding_mask"
 
@@ -82,14 +83,13 @@ def _pieces(inside: np.ndarray) -> list[np.ndarray]:
     return [run for run in runs if run.size]
 
 
-def token_noise(
-    preprocessor: Any, deletion: float, swap: float, masking: float = 0.0
-) -> TokenNoise | None:
+def token_noise(preprocessor: Any, data: DataConfig) -> TokenNoise | None:
     """The noise for a preprocessor's tokens; None if there is to be none.
 
     Raises:
         UserError: for masking without a mask token.
     """
+    deletion, swap, masking = data.token_deletion, data.token_swap, data.token_mask
     if not deletion and not swap and not masking:
         return None
     tokenizer = preprocessor.tokenizer
