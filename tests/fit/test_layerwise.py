@@ -23,6 +23,8 @@ KINDS = {
     "Lamb": lambda rate: optimizers.Lamb(rate, use_ema=True),
     "Adadelta": lambda rate: optimizers.Adadelta(rate),
 }
+if hasattr(optimizers, "ScheduleFreeAdamW"):  # newer than the oldest Keras that will do
+    KINDS["ScheduleFreeAdamW"] = lambda rate: optimizers.ScheduleFreeAdamW(rate, warmup_steps=3)
 
 
 def variables(*shapes):
