@@ -53,6 +53,7 @@ def test_defaults_are_valid() -> None:
         ("data.seed", -1, "config.data.seed is -1"),
         ("data.min_per_class", 0, "config.data.min_per_class is 0; it must be at least 1"),
         ("data.near_duplicates", 1.0, "config.data.near_duplicates is 1.0; .* below 1"),
+        ("data.token_mask", 1.0, "config.data.token_mask is 1.0; it must be at least 0 and below"),
         ("data.test", 1.5, "config.data.test is 1.5; it must be .* below 1"),
         ("data.validation", "-0.1", "config.data.validation is -0.1; it must be"),
         ("data.validation", "nan", "config.data.validation is nan; it must be"),
@@ -79,6 +80,8 @@ def test_defaults_are_valid() -> None:
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
+        ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
+        ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
         ("phases", "ful", 'config.phases is "ful"; .* Did you mean "full"?'),
@@ -113,6 +116,52 @@ def test_settings_that_exclude_each_other() -> None:
     labels.data.label_separator = ""
     with pytest.raises(UserError, match=r"config.data.label_separator is empty"):
         labels.validate()
+
+
+def test_balancing_twice_is_refused() -> None:
+    config = changed("fit.sampling", "balanced")
+    config.fit.class_weights = "balanced"
+    with pytest.raises(UserError, match="both balanced, which would favour rare classes twice"):
+        config.validate()
+
+
+@pytest.mark.parametrize("field", ["token_deletion", "token_swap", "token_mask"])
+def test_changes_of_texts_that_no_phase_would_see_are_refused(field: str) -> None:
+    config = changed(f"data.{field}", 0.1)
+    config.validate()
+    for phases in ("probe", (Phase(train="head"),)):
+        config.phases, config.fit.cache = phases, True
+        with pytest.raises(UserError, match=rf"config.data.{field} changes the training texts"):
+            config.validate()
+        config.fit.cache = False
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("phases", "cache", "fits"),
+    [
+        ("probe_then_tune", True, True),
+        ("gradual", True, True),
+        ("lora", True, True),
+        ("probe", True, True),
+        ("probe", False, False),
+        ("full", True, False),
+        ((Phase(train="head"), Phase()), True, True),
+        ((Phase(), Phase(train="head")), True, False),
+    ],
+)
+def test_several_seeds_need_a_first_phase_on_cached_features(
+    phases: Any, cache: bool, fits: bool
+) -> None:
+    config = FineTuneConfig(phases=phases)
+    config.fit.cache, config.fit.probe_seeds = cache, 3
+    if fits:
+        config.validate()
+        return
+    with pytest.raises(UserError, match=r"config.fit.probe_seeds is 3, but the first phase"):
+        config.validate()
+    config.fit.probe_seeds = 1
+    config.validate()
 
 
 def test_validate_converts_what_cannot_be_mistaken() -> None:

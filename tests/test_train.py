@@ -288,3 +288,19 @@ def test_mistakes_are_found_before_training(preset, tmp_path, function, changes,
         function(config, *arguments, data=runs.classes())
     made = runs.files_of(tmp_path / "run") if (tmp_path / "run").exists() else {}
     assert {name for name in made if not name.startswith("cache")} == set()
+
+
+def test_masking_without_a_mask_token_is_found_before_the_data_are_read(
+    preset, tmp_path, monkeypatch
+):
+    load = backbones.load
+
+    def without_mask(name):
+        loaded = load(name)
+        del loaded.preprocessor.tokenizer.mask_token_id
+        return loaded
+
+    monkeypatch.setattr(backbones, "load", without_mask)
+    with pytest.raises(UserError, match=r"config.data.token_mask is 0.1.* has no mask token"):
+        train(config_for(preset, token_mask=0.1), tmp_path / "run", runs.classes())
+    assert not list((tmp_path / "run").rglob("*.arrow"))

@@ -13,6 +13,7 @@ import numpy as np
 
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data import sources
+from tf_finetune.data.augment import token_noise
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
@@ -70,6 +71,7 @@ def set_up(
     sources.check(config.data, data)
     loaded = backbones.load(config.model.preset)
     _check_length(config.model, loaded.max_length)
+    token_noise(loaded.preprocessor, config.data)
     groups = layer_groups(loaded.backbone, loaded.backbone)
     blocks = len(groups.blocks)
     for phase in phases_of(config, blocks, 1):

@@ -20,7 +20,7 @@ from tf_finetune.value_checks import (
 
 if TYPE_CHECKING:
     from tf_finetune.config import FineTuneConfig, Phase
-    from tf_finetune.settings import DataConfig
+    from tf_finetune.settings import DataConfig, FitConfig
 
 TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
@@ -29,10 +29,12 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RECIPES = ("probe_then_tune", "gradual", "lora", "probe", "full")
 SCHEDULES = ("linear", "cosine", "one_cycle", "slanted_triangular", "constant", "plateau")
 CLASS_WEIGHTS = ("none", "balanced")
+SAMPLINGS = ("shuffle", "balanced")
 BATCH_NORM = ("freeze", "affine", "update")
 
 _SELECTORS = ("head", "all", "norm", "bias", "lora")
 _LEAST_TOKENS = 8
+_NOISE = ("token_deletion", "token_swap", "token_mask")
 
 
 def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phases") -> None:
@@ -83,7 +85,7 @@ def check_values(config: FineTuneConfig) -> None:
         fraction(name, value)
     for field in ("epochs", "probe_epochs"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
-    for field in ("global_batch", "eval_batch"):
+    for field in ("probe_seeds", "global_batch", "eval_batch"):
         at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
@@ -103,14 +105,54 @@ def check_values(config: FineTuneConfig) -> None:
             "needs a phase that trains more than the head, and none that trains lora. Set it to "
             "False, or choose other phases."
         )
-    one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
-    if fit.class_weights != "none" and model.task != "classification":
+    _check_balance(fit, model.task)
+    _check_noise(config)
+    if fit.probe_seeds > 1 and not (fit.cache and _begins_with_head(config.phases)):
         raise UserError(
-            f'config.fit.class_weights is "{fit.class_weights}", which has a meaning for '
-            f'classification alone, not for {model.task}; set it to "none".'
+            f"config.fit.probe_seeds is {fit.probe_seeds}, but the first phase does not train the "
+            "head alone on cached features. Set it to 1, or choose phases that begin with the "
+            "head, with config.fit.cache=True."
         )
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def _check_balance(fit: FitConfig, task: str) -> None:
+    one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
+    one_of("config.fit.sampling", fit.sampling, SAMPLINGS)
+    for field, default in (("class_weights", "none"), ("sampling", "shuffle")):
+        value = getattr(fit, field)
+        if value != default and task != "classification":
+            raise UserError(
+                f'config.fit.{field} is "{value}", which has a meaning for classification '
+                f'alone, not for {task}; set it to "{default}".'
+            )
+    if fit.sampling == fit.class_weights == "balanced":
+        raise UserError(
+            "config.fit.sampling and config.fit.class_weights are both balanced, which would "
+            "favour rare classes twice; choose one."
+        )
+
+
+def _check_noise(config: FineTuneConfig) -> None:
+    """Refuses changes of texts that no phase would see."""
+    for field in _NOISE:
+        if getattr(config.data, field) and config.fit.cache and not _trains_texts(config.phases):
+            raise UserError(
+                f"config.data.{field} changes the training texts, but all phases train the head "
+                "alone, on features of the texts as they are. Set it to 0, set "
+                "config.fit.cache=False, or choose other phases."
+            )
+
+
+def _begins_with_head(phases: Any) -> bool:
+    return phases != "full" if isinstance(phases, str) else phases[0].train == "head"
+
+
+def _trains_texts(phases: Any) -> bool:
+    if isinstance(phases, str):
+        return phases != "probe"
+    return any(phase.train != "head" for phase in phases)
 
 
 def _tunes(phases: Any) -> bool:
@@ -128,7 +170,7 @@ def _check_data(data: DataConfig, task: str) -> None:
     seed("config.data.seed", data.seed)
     at_least("config.data.limit", data.limit, 0)
     at_least("config.data.min_per_class", data.min_per_class, 1)
-    for field in ("near_duplicates", "token_deletion", "token_swap"):
+    for field in ("near_duplicates", *_NOISE):
         fraction(f"config.data.{field}", getattr(data, field))
     if data.where and not data.where.partition("=")[1]:
         raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')

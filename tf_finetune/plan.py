@@ -65,7 +65,8 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     trainable, total = count_parameters(task.network)
     cached = phase.train == "head" and fit.cache
     network, encode_rate = task.network, 0.0
-    batches = plan_epoch(setup.tokens.lengths[rows], fit.global_batch, fit.seed, 0)
+    classes = setup.prepared.labels[rows] if fit.sampling == "balanced" else None
+    batches = plan_epoch(setup.tokens.lengths[rows], fit.global_batch, fit.seed, 0, classes)
     # The batches in the middle by length stand for all.
     middle = sorted(batches, key=lambda b: setup.tokens.lengths[rows[b]].max())
     chosen = [rows[b] for b in middle[len(middle) // 2 :][:2] or middle]
@@ -89,16 +90,18 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
         ]
     task.network.set_weights(before)
     everything = sum(map(len, setup.prepared.splits.values()))
+    seeds = fit.probe_seeds if phase is setup.phases[0] else 1
+    updates = per_epoch * phase.epochs * seeds
     return {
         "trainable": trainable,
         "total": total,
         "disk": _CHECKPOINTS * _FLOAT * count_parameters(network)[1],
         # Of the process: what was freed is seldom given back before a run ends.
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "updates": per_epoch * phase.epochs,
+        "updates": updates,
         "step": float(np.median(steps)),
-        "seconds": first
-        + per_epoch * phase.epochs * float(np.median(steps))
+        "seconds": first * seeds
+        + updates * float(np.median(steps))
         + (everything / encode_rate if cached else 0.0),
     }
 

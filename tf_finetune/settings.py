@@ -43,6 +43,8 @@ class DataConfig:
         token_deletion: chance of a training token to be left out, anew in each epoch,
             0 to 1; not while the frozen backbone's outputs are cached.
         token_swap: share of a training text's tokens that change places, likewise.
+        token_mask: chance of a training token to be replaced by the mask token, likewise;
+            only for a backbone that was pretrained to fill masks.
         min_per_class: a class with fewer training rows is an error.
         seed: of the split made here and of `limit`.
     """
@@ -71,6 +73,7 @@ class DataConfig:
     near_duplicates: float = 0.8
     token_deletion: float = 0.0
     token_swap: float = 0.0
+    token_mask: float = 0.0
     min_per_class: int = 2
     seed: int = 0
 
@@ -114,6 +117,8 @@ class FitConfig:
         probe_epochs: passes of the head-only phase; 0 chooses by the number of rows: as
             many as make 200 updates, but 30 at least.
         probe_learning_rate: peak rate of the head-only phase.
+        probe_seeds: initial heads, each with an order of examples of its own, that the
+            first phase, on the head alone, is trained from; the best on validation goes on.
         lora_learning_rate: peak rate of the adapters' phase.
         train: what the tuning phase trains, as in `Phase`.
         schedule: of the tuning phase's rate, as in `Phase`.
@@ -126,6 +131,9 @@ class FitConfig:
         label_smoothing: share of the target spread over all classes, 0 to 1.
         class_weights: `balanced` has all classes weigh the same in the training loss,
             however many rows they have; `none` has all rows.
+        sampling: `balanced` draws as many rows an epoch, but all classes equally often:
+            rows of rare ones repeatedly, some of frequent ones not; `shuffle` takes each
+            row once.
         patience: epochs without a better validation loss before a phase ends;
             0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
@@ -141,6 +149,7 @@ class FitConfig:
     learning_rate: float = 1e-4
     probe_epochs: int = 0
     probe_learning_rate: float = 3e-3
+    probe_seeds: int = 1
     lora_learning_rate: float = 1e-3
     train: str = "all"
     schedule: str = "linear"
@@ -151,6 +160,7 @@ class FitConfig:
     spike_guard: int = 3
     label_smoothing: float = 0.0
     class_weights: str = "none"
+    sampling: str = "shuffle"
     patience: int = 0
     global_batch: int = 32
     eval_batch: int = 128

@@ -32,6 +32,7 @@ from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
@@ -228,38 +229,46 @@ def _run_phase(
     groups = layer_groups(task.network, task.backbone)
     set_trainable(groups, phase.train, phase.batch_norm)
     network, store = task.network, cast(Store, setup.tokens)
-    data = config.data
-    noise = token_noise(task.preprocessor, data.token_deletion, data.token_swap)
+    noise = token_noise(task.preprocessor, config.data)
     if phase.train == "head" and fit.cache:
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
         store = cache_features(task.encoder, store, rows, batch_size=fit.eval_batch)
         network = task.head
-    examples = examples_of_rows(
-        store,
-        setup.prepared.labels,
-        splits["train"],
-        splits["validation"],
-        fit,
-        # Features of the frozen backbone are those of the texts as they are.
-        None if network is task.head else noise,
-    )
-    with frozen_dropout_off(groups):
-        result = fit_phase(
-            network,
-            examples,
-            phase,
-            objective=objective_of(task, fit.label_smoothing),
-            optimizer=adamw_of(
-                phase, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip
-            ),
-            state=state,
-            number=number,
-            workdir=run,
-            full=task.network,
-            spike_guard=fit.spike_guard,
-            say=say,
+    objective = objective_of(task, fit.label_smoothing)
+
+    def trained(seed: int, run: Path, state: State, say: Callable[[str], None]) -> PhaseResult:
+        examples = examples_of_rows(
+            store,
+            setup.prepared.labels,
+            splits["train"],
+            splits["validation"],
+            dataclasses.replace(fit, seed=seed),
+            # Features of the frozen backbone are those of the texts as they are.
+            None if network is task.head else noise,
         )
+        with frozen_dropout_off(groups):
+            return fit_phase(
+                network,
+                examples,
+                phase,
+                objective=objective,
+                optimizer=adamw_of(
+                    phase, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip
+                ),
+                state=state,
+                number=number,
+                workdir=run,
+                full=task.network,
+                spike_guard=fit.spike_guard,
+                say=say,
+            )
+
+    # A head that an earlier phase has trained goes on from there.
+    seeds = seeds_of(fit.seed, fit.probe_seeds if network is task.head and not state else 1)
+    result = best_of_seeds(
+        trained, network, seeds, objective=objective, state=state, workdir=run, say=say
+    )
     scores = {}
     if phase.train == "head":
         activate = keras.activations.get(heads.activation(task.kind))

@@ -4,12 +4,21 @@ import pytest
 from tests.tiny import tiny_preprocessor
 from tf_finetune.data.augment import TokenNoise, token_noise
 from tf_finetune.data.pipeline import training_dataset
+from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
 
-CLS, SEP, PAD = 2, 3, 0
+CLS, SEP, PAD, MASK = 2, 3, 0, 4
 
 
-def noise(deletion=0.0, swap=0.0):
-    return TokenNoise(deletion=deletion, swap=swap, special=(CLS, SEP, PAD), padding=PAD)
+def noise(deletion=0.0, swap=0.0, masking=0.0):
+    return TokenNoise(
+        deletion=deletion,
+        swap=swap,
+        special=(CLS, SEP, PAD, MASK),
+        padding=PAD,
+        masking=masking,
+        mask_id=MASK,
+    )
 
 
 def batch(*texts, length=12):
@@ -71,6 +80,40 @@ def test_swapping_moves_tokens_within_their_text_only():
     assert len(seen) > 5
 
 
+def test_tokens_are_masked_in_their_places():
+    given = batch((range(10, 20), [20, 21]), length=16)
+    masked = []
+    for seed in range(300):
+        made = noise(masking=0.3)(given, np.random.default_rng(seed))
+        changed = made["token_ids"] != given["token_ids"]
+        assert (made["token_ids"][changed] == MASK).all()
+        assert not changed[given["token_ids"] < 10].any()
+        for key in ("segment_ids", "padding_mask"):
+            np.testing.assert_array_equal(made[key], given[key])
+        masked.append(changed[0, 1:11].sum())
+    assert np.mean(masked) == pytest.approx(3, abs=0.2)
+    assert MASK not in given["token_ids"]
+
+
+def test_one_token_of_each_text_is_never_masked():
+    given = batch(([10, 11], [12]), [13, 14, 15])
+    made = noise(masking=0.999)(given, np.random.default_rng(0))
+    first, second = real(made), real(made, 1)
+    assert (first.count(MASK), first[4]) == (1, 12)
+    assert second.count(MASK) == 2
+
+
+def test_masking_leaves_what_the_other_changes_do_as_it_was():
+    given = batch(range(10, 20))
+    plain, masked = (
+        noise(deletion=0.3, swap=0.5, masking=m)(given, np.random.default_rng(5))
+        for m in (0.0, 0.4)
+    )
+    stays = masked["token_ids"] != MASK
+    assert not stays.all()
+    np.testing.assert_array_equal(masked["token_ids"][stays], plain["token_ids"][stays])
+
+
 class Rows:
     lengths = np.full(8, 12)
 
@@ -86,7 +129,7 @@ def epochs(seed, first=0):
         batch_size=4,
         seed=seed,
         first_epoch=first,
-        noise=noise(deletion=0.3),
+        noise=noise(deletion=0.3, masking=0.2),
     )
     return [x["token_ids"].numpy() for x, _ in dataset.take(4)]
 
@@ -102,10 +145,24 @@ def test_it_follows_from_the_seed_and_the_epoch():
 
 def test_the_noise_of_a_preprocessor_leaves_its_special_tokens_alone():
     preprocessor = tiny_preprocessor()
-    assert token_noise(preprocessor, 0.0, 0.0) is None
-    made = token_noise(preprocessor, 0.1, 0.2)
+    assert token_noise(preprocessor, DataConfig()) is None
+    made = token_noise(preprocessor, DataConfig(token_deletion=0.1, token_swap=0.2))
     tokenizer = preprocessor.tokenizer
     assert {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id} <= set(
         made.special
     )
     assert made.padding == tokenizer.pad_token_id
+    assert (made.masking, made.mask_id) == (0.0, 4)
+    assert token_noise(preprocessor, DataConfig(token_mask=0.2)).masking == 0.2
+
+
+def test_masking_needs_a_mask_token():
+    class Tokenizer:
+        special_token_ids, pad_token_id = [0, 1], 0
+
+    class Preprocessor:
+        tokenizer = Tokenizer()
+
+    assert token_noise(Preprocessor(), DataConfig(token_deletion=0.1))
+    with pytest.raises(UserError, match=r"token_mask is 0.2.* a Tokenizer, has no mask token"):
+        token_noise(Preprocessor(), DataConfig(token_mask=0.2))

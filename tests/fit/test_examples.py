@@ -36,8 +36,21 @@ def test_the_training_loss_is_weighted_and_that_of_validation_is_not():
 
 
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
-def test_class_weights_are_for_classes(task):
+@pytest.mark.parametrize("field", ["class_weights", "sampling"])
+def test_class_weights_and_balanced_sampling_are_for_classes(task, field):
     config = FineTuneConfig()
-    config.model.task, config.fit.class_weights = task, "balanced"
-    with pytest.raises(UserError, match=f"classification alone, not for {task}"):
+    config.model.task = task
+    setattr(config.fit, field, "balanced")
+    with pytest.raises(UserError, match=f"fit.{field} is .* classification alone, not for {task}"):
         config.validate()
+
+
+def test_balanced_sampling_gives_as_many_rows_of_each_class():
+    fit = FitConfig(global_batch=6, sampling="balanced")
+    examples = examples_of_rows(STORE, LABELS, TRAIN, HELD_OUT, fit)
+    assert (examples.steps, examples.size) == (4, 20)
+    for epoch in range(2):
+        batches = examples.train["x"].skip(4 * epoch).take(4)
+        labels = np.concatenate([y for _, y in batches])
+        assert np.bincount(labels).tolist() == [10, 10]
+    assert np.bincount(np.concatenate([y for _, y in examples.validation])).tolist() == [15, 5]

@@ -19,8 +19,12 @@ KINDS = {
     "Adagrad": lambda rate: optimizers.Adagrad(rate, use_ema=True, ema_overwrite_frequency=2),
     "Nadam": lambda rate: optimizers.Nadam(rate, loss_scale_factor=4.0),
     "Ftrl": lambda rate: optimizers.Ftrl(rate),
+    "Adamax": lambda rate: optimizers.Adamax(rate, weight_decay=0.1),
+    "Lamb": lambda rate: optimizers.Lamb(rate, use_ema=True),
     "Adadelta": lambda rate: optimizers.Adadelta(rate),
 }
+if hasattr(optimizers, "ScheduleFreeAdamW"):  # newer than the oldest Keras that will do
+    KINDS["ScheduleFreeAdamW"] = lambda rate: optimizers.ScheduleFreeAdamW(rate, warmup_steps=3)
 
 
 def variables(*shapes):

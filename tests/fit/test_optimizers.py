@@ -28,6 +28,7 @@ def by_hand(
     global_clipnorm=None,
     clipvalue=None,
     ema=None,
+    warmup=0,
 ):
     """AdamW (Loshchilov & Hutter 2019, algorithm 2) in float64.
 
@@ -55,7 +56,7 @@ def by_hand(
             ages[i] += 1
             m[i] = 0.9 * m[i] + 0.1 * g
             v[i] = 0.999 * v[i] + 0.001 * g**2
-            size = rate(update) * factors[i]
+            size = rate(update) * factors[i] * min(1.0, ages[i] / (warmup + 1))
             weights[i] = weights[i] - size * decays[i] * weights[i]
             size *= np.sqrt(1 - 0.999 ** ages[i]) / (1 - 0.9 ** ages[i])
             weights[i] = weights[i] - size * m[i] / (np.sqrt(v[i]) + EPSILON)
@@ -113,9 +114,10 @@ ALL_TOGETHER = (
         "gradient_accumulation_steps": 2,
         "use_ema": True,
         "ema_momentum": 0.6,
+        "warmup_steps": 2,
         "learning_rate": rate_schedule("linear", RATE, 2, STEPS),
     },
-    {"global_clipnorm": 1.5, "every": 2, "ema": 0.6, "rate": schedule_by_hand},
+    {"global_clipnorm": 1.5, "every": 2, "ema": 0.6, "rate": schedule_by_hand, "warmup": 2},
 )
 TABLE = {
     "plain": PLAIN,
@@ -127,6 +129,7 @@ TABLE = {
         {"learning_rate": rate_schedule("linear", RATE, 2, STEPS)},
         {"rate": schedule_by_hand},
     ),
+    "warm-up of each variable": ({"warmup_steps": 3}, {"warmup": 3}),
     "ema": ({"use_ema": True, "ema_momentum": 0.6}, {"ema": 0.6}),
     "all": ALL_TOGETHER,
 }
@@ -220,6 +223,30 @@ def test_first_step_of_a_late_variable_is_one_rate_where_stock_adam_takes_three(
         moved[kind] = (before - late.numpy()) / RATE
     np.testing.assert_allclose(moved[LayerwiseAdamW], 1.0, rtol=1e-4)
     np.testing.assert_allclose(moved[keras.optimizers.Adam], 2.94, rtol=1e-2)
+
+
+def test_the_warm_up_of_a_variable_is_that_of_a_schedule_from_its_own_first_update():
+    runs = []
+    for optimizer in (
+        LayerwiseAdamW(RATE, warmup_steps=4),
+        LayerwiseAdamW(rate_schedule("constant", RATE, 4, 99)),
+    ):
+        (old, _), (late, _) = variable("old", (3,)), variable("late", (3,), seed=1)
+        optimizer.build([old, late])
+        if optimizer.warmup_steps:
+            optimizer.apply([tf.ones(3)], [old])  # a step that the late one is not in
+        seen = []
+        for step in range(8):
+            optimizer.apply([tf.fill(3, float(step + 1))], [late])
+            seen.append(late.numpy())
+        runs.append(seen)
+    np.testing.assert_allclose(*runs, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [-1, 2.5, True, "10"])
+def test_a_warm_up_that_is_no_number_of_updates_is_refused(steps):
+    with pytest.raises(UserError, match=r"warmup_steps is .* whole number of updates"):
+        LayerwiseAdamW(RATE, warmup_steps=steps)
 
 
 def test_a_schedule_counts_updates_where_stock_keras_counts_micro_steps():
@@ -379,7 +406,10 @@ def test_state_of_another_shape_is_refused():
 def test_survives_a_keras_file(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     optimizer = LayerwiseAdamW(
-        rate_schedule("linear", 0.1, 2, 9), weight_decay=0.1, multipliers=[("kernel", 0.5)]
+        rate_schedule("linear", 0.1, 2, 9),
+        weight_decay=0.1,
+        multipliers=[("kernel", 0.5)],
+        warmup_steps=7,
     )
     model.compile(optimizer, "mse")
     x, y = np.ones((4, 3)), np.ones((4, 2))
@@ -390,6 +420,7 @@ def test_survives_a_keras_file(tmp_path):
         m.fit(x, y, epochs=2, verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], again.get_weights()[0])
     np.testing.assert_array_equal(again.optimizer._factors, [0.5, 1.0])
+    assert again.optimizer.warmup_steps == 7
 
 
 def test_only_kernels_that_are_not_excluded_decay():

@@ -211,6 +211,16 @@ def test_it_ends_with_the_best_epoch_and_without_validation_with_the_last():
     assert "val_loss" not in result.history[0]
 
 
+def test_a_users_metric_does_not_count_on_from_the_phase_before():
+    model = functional()
+    metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    phase = Phase(epochs=6, learning_rate=0.5, schedule="constant")
+    first, second = fit(model, phase, phase, metrics=[metric], monitor="val_accuracy").phases
+    # The last epoch, which the metric has seen last, is not the one that was kept.
+    assert first.history[-1]["val_accuracy"] < first.figures["val_accuracy"]
+    assert second.start["val_accuracy"] == first.figures["val_accuracy"]
+
+
 def test_a_phase_that_makes_nothing_better_leaves_the_weights():
     model = nested()
     fit(model, Phase(train="all", epochs=10, learning_rate=1e-2))

@@ -1,5 +1,7 @@
 """Opening layers inside one plain `model.fit`."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -28,6 +30,15 @@ class Weights(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.seen.append(self.model.get_weights())
+
+
+def fit_steps(model, callback, optimizer):
+    """The weights before and after each step."""
+    model.compile(optimizer, LOSS)
+    weights = Weights()
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    model.fit(dataset, epochs=3, shuffle=False, verbose=0, callbacks=[callback, weights])
+    return list(itertools.pairwise(weights.seen))
 
 
 def fit(model, callback, *, epochs=3, compiled=None, **options):
@@ -136,6 +147,18 @@ def test_the_first_step_of_what_opens_late(optimizer, least, most):
     callbacks = [quiet({0: "head", 1: "all"}), look]
     model.fit(dataset, steps_per_epoch=1000, epochs=2, verbose=0, callbacks=callbacks)
     assert least < look.step / 1e-3 < most
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_layers_that_open_later_have_a_warm_up_of_their_own(warmup):
+    """The first step of Adam is one rate long: so it shows the rate of a variable."""
+    optimizer = LayerwiseAdamW(1e-2, weight_decay=0.0, warmup_steps=warmup)
+    model, first = build(), []
+    steps = fit_steps(model, quiet({0: "head", 1: "last:1", 2: "all"}), optimizer)
+    for i in range(6):  # kernel and bias of block_0, block_1 and the head
+        moved = [np.abs(after[i] - before[i]).max() for before, after in steps]
+        first.append(next(move for move in moved if move))
+    np.testing.assert_allclose(first, 1e-2 / (warmup + 1), rtol=1e-3)
 
 
 def test_a_model_that_was_frozen_when_compiled():

@@ -295,6 +295,48 @@ def test_last_blocks_open_strictly_growing_sets(family):
     assert not [v.path for v in model.trainable_weights if "moving" in v.name]
 
 
+def opened(model, groups, train, batch_norm="update"):
+    set_trainable(groups, train, batch_norm)
+    return {id(v): v.path for v in model.trainable_weights}
+
+
+def test_each_selection_in_a_family(family):
+    model, groups, blocks, _, head = family
+    everything = opened(model, groups, "all")
+    assert opened(model, groups, "re:.") == everything
+    # From the first block on is all but the stem, as the last of all blocks are.
+    assert opened(model, groups, f"from:{groups.names[0]}") == opened(
+        model, groups, f"last:{blocks}"
+    )
+    own = {id(v) for v in groups.weights()[-1]}
+    if head:
+        assert set(opened(model, groups, "head")) == own & set(everything)
+    else:
+        with pytest.raises(UserError, match="has no head"):
+            set_trainable(groups, "head")
+    for train, names in (("norm", r"gamma|beta|scale"), ("bias", r"(.*_)?(bias|beta)")):
+        wanted = {i for i, path in everything.items() if re.fullmatch(names, path.split("/")[-1])}
+        if wanted - own:
+            assert set(opened(model, groups, train)) == wanted | own & set(everything), train
+        else:
+            with pytest.raises(UserError, match="selects nothing in the backbone"):
+                set_trainable(groups, train)
+
+
+def test_the_policy_of_batch_normalization_in_a_family(family):
+    model, groups, *_ = family
+    body = {id(v) for part in groups.weights()[:-1] for v in part}
+    found = [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
+    norms = [x for x in found if body & set(map(id, x.weights))]
+    affine = {id(v) for x in norms for v in (x.gamma, x.beta) if v is not None}
+    everything = set(opened(model, groups, "all"))
+    assert affine <= everything
+    assert all(x.trainable for x in norms)  # and so normalises by the batch
+    for policy, closed in (("freeze", affine), ("affine", set())):
+        assert set(opened(model, groups, "all", policy)) == everything - closed
+        assert not any(x.trainable for x in norms)
+
+
 # Other ways to build a model.
 
 

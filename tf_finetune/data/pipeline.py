@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.data.sampling import balanced_sample
+
 # Batches are cut from runs of this many batches' examples sorted by length: long
 # enough for little padding, short enough that neighbours change between epochs.
 _RUN = 50
@@ -26,7 +28,13 @@ class Store(Protocol):
         """The model's input for these rows."""
 
 
-def plan_epoch(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def plan_epoch(
+    lengths: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    classes: np.ndarray | None = None,
+) -> list[np.ndarray]:
     """The batches of one epoch: a pure function of its arguments.
 
     Args:
@@ -34,12 +42,17 @@ def plan_epoch(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> l
         batch_size: examples a batch; one batch of the epoch may be smaller.
         seed: of the run.
         epoch: counted from 0.
+        classes: (n,) of each example, which are then drawn as by `balanced_sample`.
 
     Returns:
-        Arrays of positions into `lengths`; together each position once.
+        Arrays of positions into `lengths`; together each position once, or, with
+        `classes`, n positions.
     """
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
+    if classes is None:
+        order = generator.permutation(len(lengths))
+    else:
+        order = balanced_sample(classes, generator)
     batches = []
     for start in range(0, len(order), batch_size * _RUN):
         run = order[start : start + batch_size * _RUN]
@@ -57,6 +70,7 @@ def training_dataset(
     seed: int,
     first_epoch: int = 0,
     noise: Noise | None = None,
+    balanced: bool = False,
 ) -> tf.data.Dataset:
     """Endless (inputs, labels) batches, epoch after epoch, each in its own order.
 
@@ -69,12 +83,14 @@ def training_dataset(
         first_epoch: the epoch to begin with.
         noise: changes each batch; what it does follows from the seed, the epoch and the
             batch's number in it.
+        balanced: all classes come equally often, as by `balanced_sample`.
     """
-    lengths = store.lengths[rows]
+    lengths, classes = store.lengths[rows], labels[rows] if balanced else None
 
     def batches() -> Iterator[tuple[Any, np.ndarray]]:
         for epoch in itertools.count(first_epoch):
-            for number, batch in enumerate(plan_epoch(lengths, batch_size, seed, epoch)):
+            plan = plan_epoch(lengths, batch_size, seed, epoch, classes)
+            for number, batch in enumerate(plan):
                 inputs = store.batch(rows[batch])
                 if noise:
                     inputs = noise(inputs, np.random.default_rng([seed, epoch, number]))

@@ -49,12 +49,18 @@ def examples_of_rows(
         labels: aligned with the store's rows.
         train: rows to train on.
         validation: rows to judge epochs by.
-        fit: batch sizes, seed and class weights.
+        fit: batch sizes, seed, sampling and class weights.
         noise: for the rows to train on.
     """
     steps = math.ceil(len(train) / fit.global_batch)
     batches = training_dataset(
-        store, labels, train, batch_size=fit.global_batch, seed=fit.seed, noise=noise
+        store,
+        labels,
+        train,
+        batch_size=fit.global_batch,
+        seed=fit.seed,
+        noise=noise,
+        balanced=fit.sampling == "balanced",
     )
     given = {"x": batches, "steps_per_epoch": steps, "shuffle": False}  # in their own order
     if fit.class_weights == "balanced":

@@ -21,6 +21,7 @@ from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.fit.schedules import rate_schedule
+from tf_finetune.fit.seeds import Seeds
 from tf_finetune.fit.spike_guard import SpikeGuard
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
@@ -38,6 +39,7 @@ class PhaseResult:
             epoch was better than the start, whose weights are then kept.
         history: one dict an epoch, as in `metrics.jsonl`.
         skipped: as in `SpikeGuard`.
+        seeds: where the phase was trained from several initial heads.
     """
 
     name: str
@@ -51,6 +53,12 @@ class PhaseResult:
     history: list[dict]
     audit: Audit
     skipped: list[tuple[int, int, int]]
+    seeds: Seeds | None = None
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Those of the best epoch, or of the start if none was better."""
+        return self.history[self.best_epoch - 1] if self.best_epoch else self.start
 
 
 def rate_of(phase: Phase, steps: int) -> Any:
@@ -97,6 +105,10 @@ def compile_phase(
     `trainable` must have been set before: Keras reads it here. Where the model
     computes in float16, the loss is scaled.
     """
+    for metric in keras.tree.flatten(objective.metrics):
+        if isinstance(metric, keras.metrics.Metric):
+            # Keras's first `evaluate` does not, and would count on from an earlier phase.
+            metric.reset_state()
     half = any(layer.dtype_policy.compute_dtype == "float16" for layer in model._flatten_layers())
     model.compile(
         keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer,
@@ -233,7 +245,7 @@ def _watching(
 
 
 def _summary(result: PhaseResult, monitor: str) -> str:
-    row = result.history[result.best_epoch - 1] if result.best_epoch else result.start
+    row = result.figures
     names = [name for name in dict.fromkeys((monitor, "val_loss", "loss")) if name in row]
     figures = ", ".join(f"{name} {row[name]:.4f}" for name in names)
     best = (

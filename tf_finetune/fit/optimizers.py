@@ -73,17 +73,33 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
         multipliers: pairs of a regular expression, searched for in `variable.path`, or
             a variable, and the factor of its rate, at least 0. The first match counts; a
             variable without one has the whole rate.
+        warmup_steps: updates in which the rate of a variable rises in a straight line,
+            counted from its own first: update u, from 0, has (u + 1) / (warmup_steps + 1)
+            of the rate. So layers that open later are warmed up too, whatever the
+            schedule's position; a schedule's own warm-up would come on top.
         **kwargs: as in `keras.optimizers.AdamW`.
 
     Raises:
-        UserError: for `amsgrad`, wrong multipliers, or, when built, variables that are
-            not float32.
+        UserError: for `amsgrad`, wrong multipliers or warm-up, or, when built, variables
+            that are not float32.
     """
 
-    def __init__(self, *args: Any, multipliers: Pairs | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        multipliers: Pairs | None = None,
+        warmup_steps: int = 0,
+        **kwargs: Any,
+    ) -> None:
         if kwargs.pop("amsgrad", False):
             raise UserError("amsgrad=True is not supported by LayerwiseAdamW; leave it out.")
+        if type(warmup_steps) is not int or warmup_steps < 0:
+            raise UserError(
+                f"warmup_steps is {warmup_steps!r}; it must be a whole number of updates, at "
+                "least 0."
+            )
         super().__init__(*args, **kwargs)
+        self.warmup_steps = warmup_steps
         self._multipliers = Multipliers(multipliers or ())
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -185,6 +201,8 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
         ages = tf.cast(tf.gather(tf.convert_to_tensor(self._ages.value), indices), tf.float64)
         rate = distribution.experimental_local_results(learning_rate)[0]
         rates = tf.cast(rate, tf.float64) * self._factors[indices]
+        if self.warmup_steps:
+            rates *= tf.minimum(ages / (self.warmup_steps + 1), 1.0)
         # The kernel's own float32 betas, so that both round alike.
         beta_1, beta_2 = (float(np.float32(beta)) for beta in (self.beta_1, self.beta_2))
         sizes = rates * tf.sqrt(1.0 - beta_2**ages) / (1.0 - beta_1**ages)
@@ -224,7 +242,10 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
     def get_config(self) -> dict:
         config = super().get_config()
         config.pop("amsgrad")
-        return config | {"multipliers": self._multipliers.config(self._trainable_variables)}
+        return config | {
+            "multipliers": self._multipliers.config(self._trainable_variables),
+            "warmup_steps": self.warmup_steps,
+        }
 
 
 def _check_repeats(names: Sequence[str], state: Mapping[str, Any]) -> None:

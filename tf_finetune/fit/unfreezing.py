@@ -23,7 +23,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     A stock Adam gives what opens after thousands of steps a first step of about three
     times the rate, as its bias correction counts all steps alike; `LayerwiseAdamW`
-    counts for each variable. Dropout in frozen layers stays as the model has it.
+    counts for each variable, and its `warmup_steps` has the rate of each rise from when it
+    opens. Dropout in frozen layers stays as the model has it.
 
     Args:
         schedule: what trains from which epoch on, counted from 0, by the selections of

@@ -194,6 +194,14 @@ def _training(card: Mapping[str, Any]) -> str:
         "audit of variables",
     ]
     text = table(head, rows)
+    for p in phases:
+        if seeds := p.get("seeds"):
+            figures = ", ".join(f"{figure:.4f}" for figure in seeds["figures"])
+            text += (
+                f"\n\nPhase {p['name']} was trained from {len(seeds['figures'])} initial heads: "
+                f"{seeds['monitor']} {figures}, standard deviation {seeds['spread']:.4f}. Head "
+                f"{seeds['chosen']} went on."
+            )
     if line := card.get("interpolation"):
         scores = ", ".join(f"{row['share']:.0%}: {abs(row['score']):.4f}" for row in line["sweep"])
         text += (
