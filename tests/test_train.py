@@ -71,7 +71,8 @@ def test_what_can_be_learnt_is_learnt(finished):
 def test_what_is_said_of_a_phase(finished):
     (tune,) = [line for line in finished.said if line.startswith("phase tune: trainable")]
     total = finished.result.model.network.count_params()
-    assert tune == f"phase tune: trainable {total:,} of {total:,} (100.0%), rate 0.01"
+    begins = f"phase tune: trainable {total:,} of {total:,} (100.0%), rate 0.01, up to 15 x "
+    assert tune.removeprefix(begins) in ("5 updates", "6 updates")  # of 8 of some 48 rows
     probe, tune = finished.result.metrics["phases"]
     assert (probe["trainable"], probe["total"]) == (2 * 16 + 2, total)
     assert tune["audit"]["frozen_unchanged"] == 0

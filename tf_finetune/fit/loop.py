@@ -169,7 +169,8 @@ def fit_phase(
     total = count_parameters(full or model)[1]
     say(
         f"phase {phase.name}: trainable {trainable:,} of {total:,} "
-        f"({trainable / total:.1%}), rate {phase.learning_rate:g}"
+        f"({trainable / total:.1%}), rate {phase.learning_rate:g}, "
+        f"up to {phase.epochs} x {examples.steps} updates"
     )
     start = validation_figures(model, examples)
     if start and objective.monitor not in start:
