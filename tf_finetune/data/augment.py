@@ -15,9 +15,11 @@ _MASK = "padding_mask"
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TokenNoise:
-    """Random deletion and swapping (Wei & Zou 2019, arXiv:1901.11196), of tokens here,
-    and masking, which is no stranger to a model that was pretrained to fill masks: 12% of
-    BERT's own input were mask tokens (Devlin et al. 2019, arXiv:1810.04805).
+    """Random deletion and swapping (Wei & Zou 2019, arXiv:1901.11196), of tokens here; masking.
+
+    A word that is masked is missing as with word dropout (Iyyer et al. 2015), but its
+    place is kept, and a model that was pretrained to fill masks has met 12% of its input
+    so (Devlin et al. 2019, arXiv:1810.04805). The mask is not filled.
 
     Attributes:
         deletion: chance of each token to be left out; one of each text always stays.
