@@ -1,0 +1,175 @@
+"""Gradient checkpointing gives the gradients that it would be without."""
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny import tiny_backbone
+from tf_finetune.errors import UserError
+from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import set_trainable
+
+
+class Block(keras.layers.Layer):
+    """Dropout that learns of training from around it, a mask, and two outputs."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.supports_masking = True
+        self.dense = keras.layers.Dense(8, activation="gelu")
+        self.dropout = keras.layers.Dropout(0.5)
+        self.noise = keras.layers.GaussianNoise(0.1)
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(8,), initializer="ones", name="scale")
+        self.dense.build(shape)
+
+    def call(self, x, gate=None, mask=None, power=1):
+        y = self.noise(self.dropout(self.dense(x))) * self.scale**power
+        if mask is not None:
+            y = y * keras.ops.cast(mask, y.dtype)[..., None]
+        if gate is not None:
+            y = y * gate
+        return x + y, keras.ops.shape(y)[0], keras.ops.mean(y, -1, keepdims=True)
+
+
+def blocks(**options):
+    """Blocks with a mask from below, several inputs and outputs, and a global seed."""
+    tokens = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(11, 8, mask_zero=True)(tokens)
+    gate = None
+    for i in range(3):
+        x, _, gate = Block(name=f"block_{i}", **options)(x, gate=gate, power=2)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(tokens, keras.layers.Dense(2, name="logits")(x))
+
+
+def nested(**options):
+    x = inputs = keras.Input((8,))
+    for i in range(3):
+        layers = [keras.Input((8,)), keras.layers.Dense(8, "gelu"), keras.layers.Dropout(0.5)]
+        x = keras.Sequential(layers, name=f"part_{i}")(x)
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+class Own(keras.Model):
+    """Subclassed; its blocks are called with `training=`, and one of them twice."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.second = Block(name="block_0"), Block(name="block_1")
+        self.logits = keras.layers.Dense(2)
+
+    def call(self, x, training=None):
+        x, _, gate = self.first(x, training=training)
+        x, _, _ = self.second(x, gate=gate, training=training)
+        x, _, _ = self.second(x, gate=None, training=training)
+        return self.logits(x)
+
+
+def bert(**options):
+    backbone = tiny_backbone(dropout=0.4)
+    pooled = keras.layers.Dropout(0.3)(backbone.output["pooled_output"])
+    return keras.Model(backbone.inputs, keras.layers.Dense(2)(pooled))
+
+
+def opt(**options):
+    backbone = keras_hub.models.OPTBackbone(
+        vocabulary_size=11,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        dropout=0.4,
+        max_sequence_length=8,
+    )
+    return keras.Model(backbone.inputs, keras.layers.Dense(2)(backbone.output))
+
+
+def deberta(**options):
+    backbone = keras_hub.models.DebertaV3Backbone(
+        vocabulary_size=11,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        dropout=0.4,
+        max_sequence_length=8,
+        bucket_size=4,
+    )
+    return keras.Model(backbone.inputs, keras.layers.Dense(2)(backbone.output))
+
+
+MODELS = [blocks, nested, Own, bert, opt, deberta]
+
+
+def made(build):
+    keras.utils.set_random_seed(3)
+    model = build()
+    if build is Own:
+        model(batch_for(model))
+    return model
+
+
+def batch_for(model):
+    random = np.random.default_rng(0)
+    if isinstance(model, Own):
+        return tf.constant(random.normal(size=(4, 5, 8)), "float32")
+
+    def values(x):
+        shape = [4, *(size or 6 for size in x.shape[1:])]
+        if "mask" in x.name:
+            return tf.constant(np.arange(6) < random.integers(2, 6, (4, 1)), x.dtype)
+        whole = "int" in x.dtype
+        drawn = random.integers(0, 2 if "segment" in x.name else 11, shape)
+        return tf.constant(drawn if whole else random.normal(size=shape), x.dtype)
+
+    return keras.tree.map_structure(values, model._inputs_struct)
+
+
+def step_of(model):
+    """A traced step: loss, gradients by weight."""
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.cast(model(x, training=True), "float32") ** 2)
+        weights = [v.value for v in model.trainable_variables]
+        found = tape.gradient(loss, weights)
+        return loss, [None if g is None else tf.convert_to_tensor(g) for g in found]
+
+    return step
+
+
+def seeds_of(model):
+    found = [v for v in model.variables if "seed_generator_state" in v.path]
+    return [v.numpy().tolist() for v in found]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("build", MODELS)
+def test_gradients_are_the_same_under_dropout(build, policy):
+    with_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        kept, again = made(build), made(build)
+        x = batch_for(kept)
+        plain = step_of(kept)
+        expected = [plain(x) for _ in range(2)]
+        with recomputed_blocks(layer_groups(again)):
+            step = step_of(again)
+            found = [step(x) for _ in range(2)]
+    finally:
+        keras.config.set_dtype_policy(with_policy)
+    assert len(seeds_of(kept)) > 1
+    assert seeds_of(kept) == seeds_of(again)
+    assert expected[0][0] != expected[1][0]  # another mask in each step
+    for (loss, gradients), (other, others) in zip(expected, found, strict=True):
+        np.testing.assert_allclose(loss, other, rtol=1e-6, atol=0)
+        for variable, a, b in zip(kept.trainable_variables, gradients, others, strict=True):
+            assert (a is None) == (b is None), variable.path
+            if a is not None:
+                np.testing.assert_allclose(b, a, rtol=0, atol=1e-6, err_msg=variable.path)
