@@ -80,6 +80,11 @@ def test_defaults_are_valid() -> None:
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
+        (
+            "fit.gradient_checkpointing",
+            1,
+            "config.fit.gradient_checkpointing is 1; it must be true",
+        ),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
         ("phases", "ful", 'config.phases is "ful"; .* Did you mean "full"?'),
         ("phases", (), r"config.phases is \(\); give a recipe's name or a list of Phase"),
@@ -109,6 +114,11 @@ def test_settings_that_exclude_each_other() -> None:
     classes.data.classes = ("a", "b")
     with pytest.raises(UserError, match=r"config.data.classes has no meaning for regression"):
         classes.validate()
+    for phases, trained in (("probe", "all"), ("full", "head"), ((Phase(train="head"),), "all")):
+        head_only = changed("fit.gradient_checkpointing", True)
+        head_only.phases, head_only.fit.train = phases, trained
+        with pytest.raises(UserError, match=r"config.fit.gradient_checkpointing is True, but all"):
+            head_only.validate()
     labels = changed("model.task", "multi_label")
     labels.data.label_separator = ""
     with pytest.raises(UserError, match=r"config.data.label_separator is empty"):

@@ -288,3 +288,13 @@ def test_mistakes_are_found_before_training(preset, tmp_path, function, changes,
         function(config, *arguments, data=runs.classes())
     made = runs.files_of(tmp_path / "run") if (tmp_path / "run").exists() else {}
     assert {name for name in made if not name.startswith("cache")} == set()
+
+
+def test_gradient_checkpointing_changes_no_weight(tmp_path):
+    preset = runs.save_preset(tmp_path / "tiny.keras", dropout=0.3)
+    config = config_for(preset)
+    kept = train(config, tmp_path / "kept", runs.classes())
+    config.fit.gradient_checkpointing = True
+    again = train(config, tmp_path / "again", runs.classes())
+    for x, y in zip(kept.model.weights, again.model.weights, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-6, err_msg=x.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_finetune.errors import UserError
@@ -101,6 +102,8 @@ def check_values(config: FineTuneConfig) -> None:
             "needs a phase that trains more than the head, and none that trains lora. Set it to "
             "False, or choose other phases."
         )
+    if fit.gradient_checkpointing:
+        check_tunes_blocks(_trained(config), "config.fit.gradient_checkpointing")
     one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
     if fit.class_weights != "none" and model.task != "classification":
         raise UserError(
@@ -109,6 +112,23 @@ def check_values(config: FineTuneConfig) -> None:
         )
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def check_tunes_blocks(trained: Iterable[str], name: str) -> None:
+    """Raises `UserError` for checkpointing where no gradient goes through a block."""
+    if set(trained) == {"head"}:
+        raise UserError(
+            f"{name} is True, but all phases train the head alone, which keeps no activations of "
+            "blocks. Set it to False, or choose phases that train more."
+        )
+
+
+def _trained(config: FineTuneConfig) -> list[str]:
+    """What the phases train, as far as it can be said before the model is known."""
+    if isinstance(config.phases, str):
+        tuned = {"probe": "head", "gradual": "all", "lora": "lora"}
+        return [tuned.get(config.phases, config.fit.train)]
+    return [phase.train for phase in config.phases]
 
 
 def _tunes(phases: Any) -> bool:

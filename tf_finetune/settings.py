@@ -128,6 +128,8 @@ class FitConfig:
             0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
         eval_batch: examples a step in evaluation.
+        gradient_checkpointing: compute the activations of each block again in the backward
+            pass instead of keeping them: less memory, the same weights, more time.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
         interpolate: end with the best weights between before and after tuning (WiSE-FT).
@@ -152,6 +154,7 @@ class FitConfig:
     patience: int = 0
     global_batch: int = 32
     eval_batch: int = 128
+    gradient_checkpointing: bool = False
     precision: str = "auto"
     interpolate: bool = False
     cache: bool = True

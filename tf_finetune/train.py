@@ -33,6 +33,7 @@ from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.phases import probe_baseline
+from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
@@ -245,7 +246,7 @@ def _run_phase(
         # Features of the frozen backbone are those of the texts as they are.
         None if network is task.head else noise,
     )
-    with frozen_dropout_off(groups):
+    with frozen_dropout_off(groups), recomputed_blocks(groups, fit.gradient_checkpointing):
         result = fit_phase(
             network,
             examples,

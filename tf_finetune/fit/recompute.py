@@ -60,6 +60,7 @@ def recomputed_blocks(groups: Groups, on: bool = True) -> Iterator[None]:
     """
     units = block_layers(groups) if on else []
     draw = keras.random.SeedGenerator.next
+    own = [vars(layer).get("call") for layer in units]
 
     def drawn(generator: keras.random.SeedGenerator, ordered: bool = True) -> tf.Tensor:
         draws = _drawing.get()
@@ -75,8 +76,10 @@ def recomputed_blocks(groups: Groups, on: bool = True) -> Iterator[None]:
         yield
     finally:
         keras.random.SeedGenerator.next = draw
-        for layer in units:
-            vars(layer).pop("call", None)
+        for layer, call in zip(units, own, strict=True):
+            del layer.call
+            if call is not None:
+                layer.call = call
 
 
 def block_layers(groups: Groups) -> list[keras.layers.Layer]:
