@@ -21,6 +21,7 @@ from tf_finetune.fit.phases import probe_baseline
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
+from tf_finetune.preflight import fitting, share_gpu
 
 _FLOAT = 4
 _CHECKPOINTS = 2  # best and last
@@ -45,7 +46,9 @@ def plan(config: FineTuneConfig, data: Any = None) -> str:
     config.validate()
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tf_finetune-plan-") as folder:
+        share_gpu(config)
         setup = set_up(config, Path(folder), data, say=lines.append)
+        config = fitting(config, setup, say=lines.append)
         phases = list(setup.phases)
         if baseline := probe_baseline(config, phases):
             phases.insert(0, baseline)
