@@ -17,6 +17,7 @@ from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.phases import phases_of, repeated
+from tf_finetune.fit.steps import Step, check_step
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
@@ -112,6 +113,7 @@ def set_up(
         say(f"LoRA of rank {model.lora_rank} beside {len(adapted)} kernels")
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
+        check_step(task.network, Step(micro_batch=config.fit.micro_batch))
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "

@@ -1,4 +1,5 @@
 """The sections of a configuration: every setting with its default."""
+
 # No `from __future__ import annotations` here: it would turn the fields' types
 # into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
@@ -126,6 +127,8 @@ class FitConfig:
         patience: epochs without a better validation loss before a phase ends;
             0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
+        micro_batch: examples of a batch that go through the network at a time, for less
+            memory; an update still takes `global_batch`. 0 means all at once.
         eval_batch: examples a step in evaluation.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
@@ -150,6 +153,7 @@ class FitConfig:
     class_weights: str = "none"
     patience: int = 0
     global_batch: int = 32
+    micro_batch: int = 0
     eval_batch: int = 128
     precision: str = "auto"
     interpolate: bool = False
