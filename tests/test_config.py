@@ -77,6 +77,8 @@ def test_defaults_are_valid() -> None:
         ("fit.train", "norms", 'Did you mean "norm"?'),
         ("fit.train", "re:block[1", "is no regular expression: unterminated character set at pos"),
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
+        ("fit.micro_batch", -2, "config.fit.micro_batch is -2; it must be at least -1"),
+        ("fit.micro_batch", 33, "config.fit.micro_batch is 33, but a batch has 32 examples"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),

@@ -18,6 +18,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.fit.recompute import check_recomputable
+from tf_finetune.fit.steps import Step, check_step
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
@@ -92,6 +93,8 @@ def set_up(
     groups = layer_groups(task.network, task.backbone)
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
+        # To be found, it may be any: 1 stands for it.
+        check_step(task.network, Step(micro_batch=abs(config.fit.micro_batch)))
     if config.fit.gradient_checkpointing:
         check_recomputable(groups)
     chosen = precision.resolve(config.fit.precision)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tf_finetune.errors import UserError
 from tf_finetune.value_checks import (
     at_least,
+    at_most_batch,
     check_types,
     fraction,
     nearest,
@@ -89,6 +90,8 @@ def check_values(config: FineTuneConfig) -> None:
     seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "clip", "patience", "spike_guard"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    at_least("config.fit.micro_batch", fit.micro_batch, -1)
+    at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
     share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)

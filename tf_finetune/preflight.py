@@ -171,7 +171,7 @@ def _write(folder: Path, config: FineTuneConfig, setup: Setup, phase: Phase) -> 
     rows = prepared.splits["train"]
     count = max(fit.global_batch, fit.eval_batch)
     longest = rows[np.argsort(-setup.tokens.lengths[rows], kind="stable")[:count]]
-    np.savez(folder / "x.npz", **setup.tokens.batch(longest))
+    np.savez(folder / "x.npz", **setup.tokens.batch(longest))  # type: ignore[arg-type]
     np.save(folder / "y.npy", prepared.labels[longest])
     job = {
         "config": config.to_json(),

@@ -247,10 +247,11 @@ def fitted(build, on, **options):
     return model
 
 
-@pytest.mark.parametrize("build", [blocks, Own, bert])
-def test_phases_end_with_the_same_weights_and_seeds(build, tmp_path):
+@pytest.mark.parametrize(("build", "micro_batch"), [(blocks, 0), (Own, 0), (bert, 0), (bert, 3)])
+def test_phases_end_with_the_same_weights_and_seeds(build, micro_batch, tmp_path):
     saving = [Saving(tmp_path / "model.keras")] if build is bert else []
-    kept, again = fitted(build, on=False), fitted(build, on=True, callbacks=saving)
+    kept = fitted(build, on=False, micro_batch=micro_batch)
+    again = fitted(build, on=True, micro_batch=micro_batch, callbacks=saving)
     assert seeds_of(kept) == seeds_of(again)
     for a, b in zip(kept.weights, again.weights, strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-6, err_msg=a.path)

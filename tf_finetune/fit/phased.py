@@ -20,6 +20,7 @@ from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
+from tf_finetune.fit.steps import Step, check_batch, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.flow import graph_of
@@ -56,6 +57,7 @@ def fit_phases(
     steps_per_epoch: int | None = None,
     weight_decay: float = 0.01,
     clip: float = 1.0,
+    micro_batch: int = 0,
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
     say: Callable[[str], None] = print,
@@ -87,6 +89,8 @@ def fit_phases(
         steps_per_epoch: batches an epoch, where `train` does not tell.
         weight_decay: of the default optimiser; not on biases and norms.
         clip: global norm that its gradients are clipped to; 0 means no clipping.
+        micro_batch: examples of a batch that go through the network at a time, for less
+            memory; an update still takes the whole batch. 0 means all at once.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, as in `SpikeGuard`; 0 turns that off.
         gradient_checkpointing: keep of each block only what goes in and what comes out,
@@ -117,10 +121,13 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
+    step = Step(micro_batch=micro_batch)
+    check_batch(step, examples)
     _build(model, train)
     groups = layer_groups(model, backbone)
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
+        check_step(model, step)
         rate_of(phase, examples.steps)
     if gradient_checkpointing:
         for phase in {phase.batch_norm: phase for phase in phases}.values():
@@ -149,6 +156,7 @@ def fit_phases(
                 number=number,
                 callbacks=callbacks,
                 first_epoch=len(history),
+                step=step,
                 spike_guard=spike_guard,
                 strict=False,
                 say=say,
