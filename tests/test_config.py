@@ -78,11 +78,18 @@ def test_defaults_are_valid() -> None:
         ("fit.train", "norms", 'Did you mean "norm"?'),
         ("fit.train", "re:block[1", "is no regular expression: unterminated character set at pos"),
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
+        ("fit.micro_batch", -2, "config.fit.micro_batch is -2; it must be at least -1"),
+        ("fit.micro_batch", 33, "config.fit.micro_batch is 33, but a batch has 32 examples"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
         ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
+        (
+            "fit.gradient_checkpointing",
+            1,
+            "config.fit.gradient_checkpointing is 1; it must be true",
+        ),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
         ("phases", "ful", 'config.phases is "ful"; .* Did you mean "full"?'),
         ("phases", (), r"config.phases is \(\); give a recipe's name or a list of Phase"),
@@ -112,6 +119,11 @@ def test_settings_that_exclude_each_other() -> None:
     classes.data.classes = ("a", "b")
     with pytest.raises(UserError, match=r"config.data.classes has no meaning for regression"):
         classes.validate()
+    for phases, trained in (("probe", "all"), ("full", "head"), ((Phase(train="head"),), "all")):
+        head_only = changed("fit.gradient_checkpointing", True)
+        head_only.phases, head_only.fit.train = phases, trained
+        with pytest.raises(UserError, match=r"config.fit.gradient_checkpointing is True, but all"):
+            head_only.validate()
     labels = changed("model.task", "multi_label")
     labels.data.label_separator = ""
     with pytest.raises(UserError, match=r"config.data.label_separator is empty"):

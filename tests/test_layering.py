@@ -30,6 +30,7 @@ ROOMS = (
     "model",
     "fit",
     "assemble",
+    "preflight",
     "results",
     "train",
     "plan",

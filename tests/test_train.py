@@ -305,3 +305,13 @@ def test_masking_without_a_mask_token_is_found_before_the_data_are_read(
     with pytest.raises(UserError, match=r"config.data.token_mask is 0.1.* has no mask token"):
         train(config_for(preset, token_mask=0.1), tmp_path / "run", runs.classes())
     assert not list((tmp_path / "run").rglob("*.arrow"))
+
+
+def test_gradient_checkpointing_changes_no_weight(tmp_path):
+    preset = runs.save_preset(tmp_path / "tiny.keras", dropout=0.3)
+    config = config_for(preset)
+    kept = train(config, tmp_path / "kept", runs.classes())
+    config.fit.gradient_checkpointing = True
+    again = train(config, tmp_path / "again", runs.classes())
+    for x, y in zip(kept.model.weights, again.model.weights, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-6, err_msg=x.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
+from tf_finetune.fit.recompute import check_recomputable
+from tf_finetune.fit.steps import Step, check_step
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
@@ -94,31 +96,14 @@ def set_up(
     rows = np.concatenate(list(prepared.splits.values()))
     tokens = tokenize(preprocessor, prepared.table, rows, cache, prepared.digest)
     targets = prepared.labels[prepared.splits["train"]]
-    regression = config.model.task == "regression"
-    task = TextTask(
-        loaded.backbone,
-        preprocessor,
-        kind=config.model.task,
-        class_names=prepared.class_names or (config.data.label,),
-        pooling=config.model.pooling,
-        dropout=config.model.dropout,
-        exact_gelu=loaded.exact_gelu,
-        target_mean=float(targets.mean()) if regression else 0.0,
-        target_std=float(targets.std()) if regression else 1.0,
-    )
+    task = task_of(config, loaded, prepared.class_names, targets, phases, say=say)
     groups = layer_groups(task.network, task.backbone)
-    if any(phase.train == "lora" for phase in phases):
-        model = config.model
-        adapted = add_lora(
-            task.network,
-            model.lora_rank,
-            model.lora_alpha,
-            model.lora_targets,
-            backbone=task.backbone,
-        )
-        say(f"LoRA of rank {model.lora_rank} beside {len(adapted)} kernels")
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
+        # To be found, it may be any: 1 stands for it.
+        check_step(task.network, Step(micro_batch=abs(config.fit.micro_batch)))
+    if config.fit.gradient_checkpointing:
+        check_recomputable(groups)
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "
@@ -133,6 +118,45 @@ def set_up(
         precision=chosen,
         sequence_length=preprocessor.sequence_length,
     )
+
+
+def task_of(
+    config: FineTuneConfig,
+    loaded: backbones.Loaded,
+    class_names: Sequence[str],
+    targets: np.ndarray,
+    phases: Sequence[Phase],
+    *,
+    say: Callable[[str], None] = print,
+) -> TextTask:
+    """A backbone with its head and, where a phase trains them, its adapters.
+
+    Args:
+        config: of the run.
+        loaded: the backbone.
+        class_names: none for regression.
+        targets: labels of the training rows.
+        phases: of the run.
+        say: where lines for people go.
+    """
+    model = config.model
+    regression = model.task == "regression"
+    task = TextTask(
+        loaded.backbone,
+        loaded.preprocessor,
+        kind=model.task,
+        class_names=tuple(class_names) or (config.data.label,),
+        pooling=model.pooling,
+        dropout=model.dropout,
+        exact_gelu=loaded.exact_gelu,
+        target_mean=float(targets.mean()) if regression else 0.0,
+        target_std=float(targets.std()) if regression else 1.0,
+    )
+    if any(phase.train == "lora" for phase in phases):
+        rank, alpha, targeted = model.lora_rank, model.lora_alpha, model.lora_targets
+        adapted = add_lora(task.network, rank, alpha, targeted, backbone=task.backbone)
+        say(f"LoRA of rank {rank} beside {len(adapted)} kernels")
+    return task
 
 
 def _check_length(model: ModelConfig, most: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_finetune.errors import UserError
 from tf_finetune.value_checks import (
     at_least,
+    at_most_batch,
     check_types,
     fraction,
     nearest,
@@ -92,6 +94,8 @@ def check_values(config: FineTuneConfig) -> None:
     seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "clip", "patience", "spike_guard"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    at_least("config.fit.micro_batch", fit.micro_batch, -1)
+    at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
     share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)
@@ -107,6 +111,8 @@ def check_values(config: FineTuneConfig) -> None:
         )
     _check_balance(fit, model.task)
     _check_noise(config)
+    if fit.gradient_checkpointing:
+        check_tunes_blocks(_trained(config), "config.fit.gradient_checkpointing")
     if fit.probe_seeds > 1 and not (fit.cache and _begins_with_head(config.phases)):
         raise UserError(
             f"config.fit.probe_seeds is {fit.probe_seeds}, but the first phase does not train the "
@@ -137,7 +143,7 @@ def _check_balance(fit: FitConfig, task: str) -> None:
 def _check_noise(config: FineTuneConfig) -> None:
     """Refuses changes of texts that no phase would see."""
     for field in _NOISE:
-        if getattr(config.data, field) and config.fit.cache and not _trains_texts(config.phases):
+        if getattr(config.data, field) and config.fit.cache and set(_trained(config)) == {"head"}:
             raise UserError(
                 f"config.data.{field} changes the training texts, but all phases train the head "
                 "alone, on features of the texts as they are. Set it to 0, set "
@@ -149,10 +155,21 @@ def _begins_with_head(phases: Any) -> bool:
     return phases != "full" if isinstance(phases, str) else phases[0].train == "head"
 
 
-def _trains_texts(phases: Any) -> bool:
-    if isinstance(phases, str):
-        return phases != "probe"
-    return any(phase.train != "head" for phase in phases)
+def check_tunes_blocks(trained: Iterable[str], name: str) -> None:
+    """Raises `UserError` for checkpointing where no gradient goes through a block."""
+    if set(trained) == {"head"}:
+        raise UserError(
+            f"{name} is True, but all phases train the head alone, which keeps no activations of "
+            "blocks. Set it to False, or choose phases that train more."
+        )
+
+
+def _trained(config: FineTuneConfig) -> list[str]:
+    """What the phases train, as far as it can be said before the model is known."""
+    if isinstance(config.phases, str):
+        tuned = {"probe": "head", "gradual": "all", "lora": "lora"}
+        return [tuned.get(config.phases, config.fit.train)]
+    return [phase.train for phase in config.phases]
 
 
 def _tunes(phases: Any) -> bool:

@@ -17,8 +17,11 @@ from tf_finetune.data.pipeline import plan_epoch
 from tf_finetune.fit import precision
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.recompute import recomputed_blocks
+from tf_finetune.fit.steps import Step, training_by
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
+from tf_finetune.preflight import fitting, share_gpu
 
 _FLOAT = 4
 _CHECKPOINTS = 2  # best and last
@@ -43,7 +46,9 @@ def plan(config: FineTuneConfig, data: Any = None) -> str:
     config.validate()
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tf_finetune-plan-") as folder:
+        share_gpu(config)
         setup = set_up(config, Path(folder), data, say=lines.append)
+        config = fitting(config, setup, say=lines.append)
         phases = list(setup.phases)
         if setup.baseline:
             phases.insert(0, setup.baseline)
@@ -81,7 +86,11 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     per_epoch = math.ceil(len(rows) / fit.global_batch)
     optimizer = adamw_of(phase, per_epoch, groups, weight_decay=fit.weight_decay, clip=fit.clip)
     compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
-    with frozen_dropout_off(groups):
+    with (
+        frozen_dropout_off(groups),
+        recomputed_blocks(groups, fit.gradient_checkpointing),
+        training_by(network, Step(micro_batch=fit.micro_batch)),
+    ):
         first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
         steps = [
             _step(network, x, setup.prepared.labels[b])

@@ -137,7 +137,12 @@ class FitConfig:
         patience: epochs without a better validation loss before a phase ends;
             0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
+        micro_batch: examples of a batch that go through the network at a time, for less
+            memory; an update still takes `global_batch`. 0 means all at once, or as many
+            as fit where memory is scarce; -1 has that tried out in any case.
         eval_batch: examples a step in evaluation.
+        gradient_checkpointing: compute the activations of each block again in the backward
+            pass instead of keeping them: less memory, the same weights, more time.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
         interpolate: end with the best weights between before and after tuning (WiSE-FT).
@@ -163,7 +168,9 @@ class FitConfig:
     sampling: str = "shuffle"
     patience: int = 0
     global_batch: int = 32
+    micro_batch: int = 0
     eval_batch: int = 128
+    gradient_checkpointing: bool = False
     precision: str = "auto"
     interpolate: bool = False
     cache: bool = True

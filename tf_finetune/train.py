@@ -32,12 +32,15 @@ from tf_finetune.fit.feature_cache import cache_features, outputs_of
 from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
+from tf_finetune.fit.steps import Step
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.model.task import TextTask
+from tf_finetune.preflight import fitting, share_gpu
 from tf_finetune.results import evaluate, export, report
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
@@ -101,7 +104,9 @@ def fine_tune(
     check_folder(run / "export")
 
     # 1. Data and 2. model: everything that can be wrong is found here.
+    share_gpu(config)
     setup = set_up(config, run / "cache", data, say=say)
+    fitted = fitting(config, setup, say=say)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
     folder.check_room(run, copies * bytes_of(task))
@@ -116,11 +121,11 @@ def fine_tune(
     line: Interpolation | None = None
     with precision.computing_in(setup.precision, task.backbone):
         if setup.baseline:
-            probe = _run_aside(setup, config, setup.baseline, run, say)
+            probe = _run_aside(setup, fitted, setup.baseline, run, say)
         for number, phase in enumerate(phases, 1):
             if phase.train != "head" and config.fit.interpolate and not before:
                 before = task.network.get_weights()
-            result, scores = _run_phase(setup, config, phase, number, run, state, say)
+            result, scores = _run_phase(setup, fitted, phase, number, run, state, say)
             results.append(result)
             probe = probe or scores
         if before:
@@ -151,6 +156,7 @@ def fine_tune(
         "interpolation": dataclasses.asdict(line) if line else None,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "precision": setup.precision,
+        "micro_batch": fitted.fit.micro_batch,
         "sequence_length": setup.sequence_length,
         "export": dataclasses.asdict(exported) if exported else None,
         "versions": versions(),
@@ -247,7 +253,7 @@ def _run_phase(
             # Features of the frozen backbone are those of the texts as they are.
             None if network is task.head else noise,
         )
-        with frozen_dropout_off(groups):
+        with frozen_dropout_off(groups), recomputed_blocks(groups, fit.gradient_checkpointing):
             return fit_phase(
                 network,
                 examples,
@@ -260,6 +266,7 @@ def _run_phase(
                 number=number,
                 workdir=run,
                 full=task.network,
+                step=Step(micro_batch=fit.micro_batch),
                 spike_guard=fit.spike_guard,
                 say=say,
             )

@@ -77,6 +77,11 @@ def at_least(name: str, value: float, least: int) -> None:
         raise UserError(f"{name} is {value}; it must be at least {least}.")
 
 
+def at_most_batch(name: str, value: int, batch: int) -> None:
+    if value > batch:
+        raise UserError(f"{name} is {value}, but a batch has {batch} examples; lower it.")
+
+
 def positive(name: str, value: float) -> None:
     if not math.isfinite(value) or value <= 0:
         raise UserError(f"{name} is {value}; it must be a number above 0.")

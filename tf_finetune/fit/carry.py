@@ -61,7 +61,8 @@ def another(
     optimisers do, the schedule begins after these.
 
     Raises:
-        UserError: for an optimiser that wraps others; their rates are out of reach.
+        UserError: for an optimiser that wraps others, whose rates are out of reach, or
+            that accumulates gradients over batches.
     """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise UserError(
@@ -73,6 +74,13 @@ def another(
         raise UserError(
             f"optimizer is {type(optimizer).__name__}; give one keras.optimizers.Optimizer such "
             "as SGD(momentum=0.9). Its learning rate is taken from each Phase."
+        )
+    if steps := optimizer.gradient_accumulation_steps:
+        raise UserError(
+            f"optimizer has gradient_accumulation_steps={steps}, of which Keras drops or carries "
+            "over what an epoch leaves, and counts schedules in steps instead of updates; leave "
+            "it out, make the batches that many times as large, and set micro_batch to what "
+            "goes through the network at a time."
         )
     done = int(state.get(_ITERATIONS, 0))
     config = optimizer.get_config()

@@ -23,6 +23,7 @@ from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.fit.schedules import rate_schedule
 from tf_finetune.fit.seeds import Seeds
 from tf_finetune.fit.spike_guard import SpikeGuard
+from tf_finetune.fit.steps import KERAS, Step, training_by
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
 
@@ -133,6 +134,7 @@ def fit_phase(
     full: keras.Model | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     first_epoch: int = 0,
+    step: Step = KERAS,
     spike_guard: int = 0,
     strict: bool = True,
     say: Callable[[str], None] = print,
@@ -152,6 +154,7 @@ def fit_phase(
             counts that are shown.
         callbacks: more of them, for `fit`.
         first_epoch: what `fit` counts the phase's first epoch as, from 0.
+        step: how an update is made of a batch.
         spike_guard: how often to go back when the loss blows up, as in `SpikeGuard`.
         strict: a variable that was to train but did not move fails the phase, rather
             than being told of.
@@ -181,16 +184,17 @@ def fit_phase(
     guard = SpikeGuard(spike_guard, say=say) if spike_guard else None
     snapshot = Snapshot(model)
     try:
-        model.fit(
-            **examples.train,
-            initial_epoch=first_epoch,
-            epochs=first_epoch + phase.epochs,
-            validation_data=examples.validation,
-            validation_batch_size=examples.batch_size,
-            # The guard first: what others read is then what it has mended.
-            callbacks=[*([guard] if guard else []), *watching, *callbacks],
-            verbose=0,
-        )
+        with training_by(model, step):
+            model.fit(
+                **examples.train,
+                initial_epoch=first_epoch,
+                epochs=first_epoch + phase.epochs,
+                validation_data=examples.validation,
+                validation_batch_size=examples.batch_size,
+                # The guard first: what others read is then what it has mended.
+                callbacks=[*([guard] if guard else []), *watching, *callbacks],
+                verbose=0,
+            )
         audit = snapshot.check(strict=strict)
         if not best.finite_epochs:
             raise UserError(

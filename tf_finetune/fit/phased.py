@@ -12,15 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.config import Phase
-from tf_finetune.config_checks import check_phases
+from tf_finetune.config_checks import check_phases, check_tunes_blocks
 from tf_finetune.errors import UserError
 from tf_finetune.fit.carry import State, another
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
+from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
+from tf_finetune.fit.steps import Step, check_batch, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
+from tf_finetune.model.flow import graph_of
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 
 
@@ -54,7 +57,9 @@ def fit_phases(
     steps_per_epoch: int | None = None,
     weight_decay: float = 0.01,
     clip: float = 1.0,
+    micro_batch: int = 0,
     spike_guard: int = 3,
+    gradient_checkpointing: bool = False,
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -84,8 +89,13 @@ def fit_phases(
         steps_per_epoch: batches an epoch, where `train` does not tell.
         weight_decay: of the default optimiser; not on biases and norms.
         clip: global norm that its gradients are clipped to; 0 means no clipping.
+        micro_batch: examples of a batch that go through the network at a time, for less
+            memory; an update still takes the whole batch. 0 means all at once.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, as in `SpikeGuard`; 0 turns that off.
+        gradient_checkpointing: keep of each block only what goes in and what comes out,
+            and compute what lies between again in the backward pass (Chen et al. 2016,
+            arXiv:1604.06174); with the same random numbers, so with the same gradients.
         say: where lines for people go.
 
     Returns:
@@ -97,6 +107,8 @@ def fit_phases(
         AuditError: if a frozen variable changed or nothing that was to train moved.
     """
     check_phases(list(phases), Phase, "phases")
+    if gradient_checkpointing:
+        check_tunes_blocks([phase.train for phase in phases], "gradient_checkpointing")
     phases = [dataclasses.replace(phase, name=phase.name or phase.train) for phase in phases]
     if mode not in ("auto", "max", "min"):
         raise UserError(f'mode is "{mode}"; allowed: auto, max, min.')
@@ -109,11 +121,18 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
+    step = Step(micro_batch=micro_batch)
+    check_batch(step, examples)
     _build(model, train)
     groups = layer_groups(model, backbone)
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
+        check_step(model, step)
         rate_of(phase, examples.steps)
+    if gradient_checkpointing:
+        for phase in {phase.batch_norm: phase for phase in phases}.values():
+            _open(model, groups, phase)
+            check_recomputable(groups, None if graph_of(model) else _first(train))
     for line in repeated(phases):
         say(line)
     results: list[PhaseResult] = []
@@ -126,7 +145,7 @@ def fit_phases(
             if optimizer is not None
             else adamw_of(phase, examples.steps, groups, weight_decay=weight_decay, clip=clip)
         )
-        with frozen_dropout_off(groups):
+        with frozen_dropout_off(groups), recomputed_blocks(groups, gradient_checkpointing):
             result = fit_phase(
                 model,
                 examples,
@@ -137,6 +156,7 @@ def fit_phases(
                 number=number,
                 callbacks=callbacks,
                 first_epoch=len(history),
+                step=step,
                 spike_guard=spike_guard,
                 strict=False,
                 say=say,
@@ -196,10 +216,13 @@ def _build(model: keras.Model, train: Any) -> None:
     """Makes the variables of a model that is built by its first batch."""
     if model.built:
         return
-    if isinstance(train, tuple | list):
-        first = keras.tree.map_structure(lambda x: np.asarray(x[:1]), train[0])
-    else:
-        batch = next(iter(train)) if isinstance(train, tf.data.Dataset) else train[0]
-        first = batch[0] if isinstance(batch, tuple | list) else batch
     with contextlib.suppress(NotImplementedError):
-        model(first)
+        model(_first(train))
+
+
+def _first(train: Any) -> Any:
+    """What the model is called on in the first batch."""
+    if isinstance(train, tuple | list):
+        return keras.tree.map_structure(lambda x: np.asarray(x[:1]), train[0])
+    batch = next(iter(train)) if isinstance(train, tf.data.Dataset) else train[0]
+    return batch[0] if isinstance(batch, tuple | list) else batch

@@ -46,7 +46,7 @@ def block_starts(body: list[Call]) -> tuple[list[Call], Starts]:
             return opened, starts
         largest = max(opened, key=lambda call: size(call.layer, tables=False))
         most = 2 * size(largest.layer, tables=False) > total(opened)
-        if not most or not _composite(largest.layer):
+        if not most or not composite(largest.layer):
             return body, _named(body) or _stretches(body) or _kernels(body)
         inner, _ = calls_of(largest.layer, largest.reads, (*largest.inside, largest.layer))
         at = opened.index(largest)
@@ -57,7 +57,7 @@ def _repeated(calls: list[Call]) -> Starts:
     """Blocks as repeated layers that are made of layers, or repeated nested models."""
     for depth in range(1 + max(len(call.inside) for call in calls)):
         entered = _entered(calls, depth)
-        made = [(i, x) for i, x in entered if _composite(x) and size(x, tables=False)]
+        made = [(i, x) for i, x in entered if composite(x) and size(x, tables=False)]
         sizes: dict[Hashable, int] = {}
         for unit in unseen((unit for _, unit in made), set()):
             sizes[kind(unit)] = sizes.get(kind(unit), 0) + size(unit, tables=False)
@@ -72,7 +72,7 @@ def _repeated(calls: list[Call]) -> Starts:
     return []
 
 
-def _composite(layer: Any) -> bool:
+def composite(layer: Any) -> bool:
     """Whether a layer is made of layers; Keras's own, such as attention, are units."""
     own = type(layer).__module__.startswith("keras.") and graph_of(layer) is None
     return bool(sublayers(layer)) and not own
