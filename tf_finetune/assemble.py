@@ -16,6 +16,7 @@ from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.l2_sp import Anchors, anchors_of
 from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
@@ -33,11 +34,13 @@ class Setup:
 
     Attributes:
         phases: of the run; `probe_baseline` is not among them.
+        anchors: what `config.fit.l2_sp` pulls to.
     """
 
     prepared: Prepared
     task: TextTask
     phases: list[Phase]
+    anchors: Anchors
     tokens: TokenStore
     precision: str
     sequence_length: int
@@ -112,6 +115,7 @@ def set_up(
         say(f"LoRA of rank {model.lora_rank} beside {len(adapted)} kernels")
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
+    anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "
@@ -121,6 +125,7 @@ def set_up(
         prepared=prepared,
         task=task,
         phases=phases,
+        anchors=anchors,
         tokens=tokens,
         precision=chosen,
         sequence_length=preprocessor.sequence_length,

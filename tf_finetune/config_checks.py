@@ -86,7 +86,7 @@ def check_values(config: FineTuneConfig) -> None:
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
     seed("config.fit.seed", fit.seed)
-    for field in ("weight_decay", "clip", "patience", "spike_guard"):
+    for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
     share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
@@ -100,6 +100,12 @@ def check_values(config: FineTuneConfig) -> None:
             "config.fit.interpolate goes from the weights before tuning to those after it; it "
             "needs a phase that trains more than the head, and none that trains lora. Set it to "
             "False, or choose other phases."
+        )
+    if fit.l2_sp and not _tunes(config.phases):
+        raise UserError(
+            f"config.fit.l2_sp is {fit.l2_sp:g}, which holds pretrained weights while they train; "
+            "it needs a phase that trains more than the head, and none that trains lora. Set it to "
+            "0, or choose other phases."
         )
     one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
     if fit.class_weights != "none" and model.task != "classification":

@@ -1,4 +1,5 @@
 """The sections of a configuration: every setting with its default."""
+
 # No `from __future__ import annotations` here: it would turn the fields' types
 # into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
@@ -117,6 +118,8 @@ class FitConfig:
         warmup: share of a phase's updates in which the rate rises from 0.
         layer_decay: of the tuning phase, as in `Phase`.
         weight_decay: decoupled, as in AdamW; not on norms and biases.
+        l2_sp: how strongly pretrained weights are pulled to their values before the run
+            instead of to 0 (L2-SP), decoupled like `weight_decay`; 0 means not at all.
         clip: global norm that gradients are clipped to; 0 means no clipping.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, skipping those batches and halving the rate; 0 means never.
@@ -144,6 +147,7 @@ class FitConfig:
     warmup: float = 0.1
     layer_decay: float = 1.0
     weight_decay: float = 0.01
+    l2_sp: float = 0.0
     clip: float = 1.0
     spike_guard: int = 3
     label_smoothing: float = 0.0

@@ -252,7 +252,13 @@ def _run_phase(
             phase,
             objective=objective_of(task, fit.label_smoothing),
             optimizer=adamw_of(
-                phase, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip
+                phase,
+                examples.steps,
+                groups,
+                weight_decay=fit.weight_decay,
+                clip=fit.clip,
+                l2_sp=fit.l2_sp,
+                anchors=setup.anchors,
             ),
             state=state,
             number=number,

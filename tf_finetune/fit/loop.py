@@ -18,6 +18,7 @@ from tf_finetune.fit.callbacks import MetricsLog, Progress
 from tf_finetune.fit.carry import State, carried_into, state_of
 from tf_finetune.fit.checkpoints import KeepBest
 from tf_finetune.fit.examples import Examples, validation_figures
+from tf_finetune.fit.l2_sp import Anchors
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.fit.schedules import rate_schedule
@@ -70,7 +71,14 @@ def rate_of(phase: Phase, steps: int) -> Any:
 
 
 def adamw_of(
-    phase: Phase, steps: int, groups: Groups, *, weight_decay: float, clip: float
+    phase: Phase,
+    steps: int,
+    groups: Groups,
+    *,
+    weight_decay: float,
+    clip: float,
+    l2_sp: float = 0.0,
+    anchors: Anchors = (),
 ) -> LayerwiseAdamW:
     """The default optimiser of a phase, not built yet.
 
@@ -80,10 +88,14 @@ def adamw_of(
         groups: of the whole model; their depth decides over `phase.layer_decay`.
         weight_decay: decoupled.
         clip: global norm that gradients are clipped to; 0 means no clipping.
+        l2_sp: as in `LayerwiseAdamW`.
+        anchors: as in `LayerwiseAdamW`, from the start of the run.
     """
     return LayerwiseAdamW(
         rate_of(phase, steps),
         weight_decay=weight_decay,
+        l2_sp=l2_sp,
+        anchors=anchors,
         global_clipnorm=clip or None,
         multipliers=depth_multipliers(groups, phase.layer_decay) if phase.layer_decay < 1 else (),
     )
