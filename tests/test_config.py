@@ -79,6 +79,7 @@ def test_defaults_are_valid() -> None:
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.l2_sp", -1.0, "config.fit.l2_sp is -1.0; it must be at least 0"),
+        ("fit.ema", 1.0, "config.fit.ema is 1.0; it must be at least 0 and below 1"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),

@@ -78,6 +78,7 @@ def check_values(config: FineTuneConfig) -> None:
     for name, value in (
         ("config.model.dropout", model.dropout),
         ("config.fit.warmup", fit.warmup),
+        ("config.fit.ema", fit.ema),
         ("config.fit.label_smoothing", fit.label_smoothing),
     ):
         fraction(name, value)

@@ -123,6 +123,8 @@ class FitConfig:
         clip: global norm that gradients are clipped to; 0 means no clipping.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, skipping those batches and halving the rate; 0 means never.
+        ema: momentum, such as 0.99, of an average of the weights over a phase's updates:
+            epochs are judged by it, and the phase ends with it; 0 means none.
         label_smoothing: share of the target spread over all classes, 0 to 1.
         class_weights: `balanced` has all classes weigh the same in the training loss,
             however many rows they have; `none` has all rows.
@@ -150,6 +152,7 @@ class FitConfig:
     l2_sp: float = 0.0
     clip: float = 1.0
     spike_guard: int = 3
+    ema: float = 0.0
     label_smoothing: float = 0.0
     class_weights: str = "none"
     patience: int = 0

@@ -265,6 +265,7 @@ def _run_phase(
             workdir=run,
             full=task.network,
             spike_guard=fit.spike_guard,
+            ema=fit.ema,
             say=say,
         )
     scores = {}

@@ -14,6 +14,7 @@ import keras
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import Audit, Snapshot
+from tf_finetune.fit.averaging import AveragedWeights
 from tf_finetune.fit.callbacks import MetricsLog, Progress
 from tf_finetune.fit.carry import State, carried_into, state_of
 from tf_finetune.fit.checkpoints import KeepBest
@@ -134,6 +135,7 @@ def fit_phase(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     first_epoch: int = 0,
     spike_guard: int = 0,
+    ema: float = 0.0,
     strict: bool = True,
     say: Callable[[str], None] = print,
 ) -> PhaseResult:
@@ -153,6 +155,8 @@ def fit_phase(
         callbacks: more of them, for `fit`.
         first_epoch: what `fit` counts the phase's first epoch as, from 0.
         spike_guard: how often to go back when the loss blows up, as in `SpikeGuard`.
+        ema: momentum of the averaged weights that epochs are judged by and end with, as
+            in `AveragedWeights`; 0 means none.
         strict: a variable that was to train but did not move fails the phase, rather
             than being told of.
         say: where lines for people go.
@@ -177,7 +181,8 @@ def fit_phase(
             f'monitor is "{objective.monitor}"; of this model it can be {", ".join(sorted(start))}.'
         )
     best, log, watching = _watching(phase, examples, objective, start, number, workdir)
-    guard = SpikeGuard(spike_guard, say=say) if spike_guard else None
+    average = [AveragedWeights(ema)] if ema else []
+    guard = SpikeGuard(spike_guard, beside=average, say=say) if spike_guard else None
     snapshot = Snapshot(model)
     try:
         model.fit(
@@ -186,8 +191,8 @@ def fit_phase(
             epochs=first_epoch + phase.epochs,
             validation_data=examples.validation,
             validation_batch_size=examples.batch_size,
-            # The guard first: what others read is then what it has mended.
-            callbacks=[*([guard] if guard else []), *watching, *callbacks],
+            # The average, then the guard: what others read is what these have mended.
+            callbacks=[*average, *([guard] if guard else []), *watching, *callbacks],
             verbose=0,
         )
         audit = snapshot.check(strict=strict)

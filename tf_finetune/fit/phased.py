@@ -23,7 +23,7 @@ from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
-from tf_finetune.value_checks import at_least
+from tf_finetune.value_checks import at_least, fraction
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -58,6 +58,7 @@ def fit_phases(
     l2_sp: float = 0.0,
     clip: float = 1.0,
     spike_guard: int = 3,
+    ema: float = 0.0,
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -91,6 +92,8 @@ def fit_phases(
         clip: global norm that its gradients are clipped to; 0 means no clipping.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, as in `SpikeGuard`; 0 turns that off.
+        ema: momentum, such as 0.99, of averaged weights: epochs are judged by them, and
+            phases end with them, as in `AveragedWeights`; 0 means none.
         say: where lines for people go.
 
     Returns:
@@ -108,6 +111,7 @@ def fit_phases(
     _check_callbacks(callbacks, phases)
     _check_validation(validation, phases, monitor)
     _check_l2_sp(l2_sp, optimizer)
+    fraction("ema", ema)
     examples = given_examples(train, validation, batch_size, steps_per_epoch)
     objective = Objective(
         loss=loss,
@@ -153,6 +157,7 @@ def fit_phases(
                 callbacks=callbacks,
                 first_epoch=len(history),
                 spike_guard=spike_guard,
+                ema=ema,
                 strict=False,
                 say=say,
             )
