@@ -80,6 +80,9 @@ def test_defaults_are_valid() -> None:
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.l2_sp", -1.0, "config.fit.l2_sp is -1.0; it must be at least 0"),
         ("fit.ema", 1.0, "config.fit.ema is 1.0; it must be at least 0 and below 1"),
+        ("fit.retained_floor", -0.1, "config.fit.retained_floor is -0.1; it must be at least 0"),
+        ("fit.retained_floor", 1.5, "config.fit.retained_floor is 1.5; an accuracy is at most 1"),
+        ("fit.retained_floor", 0.8, "floor is 0.8, but config.data.retained is empty: .* name a"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
@@ -107,6 +110,12 @@ def test_settings_that_exclude_each_other() -> None:
     smooth.fit.label_smoothing = 0.1
     with pytest.raises(UserError, match=r"label_smoothing has no meaning for regression"):
         smooth.validate()
+    floor = changed("fit.retained_floor", 0.8)
+    floor.data.retained = "old.csv"
+    with pytest.raises(UserError, match=r"floor is 0.8, but config.fit.interpolate is False"):
+        floor.validate()
+    floor.fit.interpolate = True
+    floor.validate()
     classes = changed("model.task", "regression")
     classes.data.classes = ("a", "b")
     with pytest.raises(UserError, match=r"config.data.classes has no meaning for regression"):

@@ -31,6 +31,7 @@ ROOMS = (
     "fit",
     "assemble",
     "results",
+    "interpolated",
     "train",
     "plan",
     "rerun",

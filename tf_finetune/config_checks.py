@@ -108,6 +108,7 @@ def check_values(config: FineTuneConfig) -> None:
             "it needs a phase that trains more than the head, and none that trains lora. Set it to "
             "0, or choose other phases."
         )
+    _check_floor(config)
     one_of("config.fit.class_weights", fit.class_weights, CLASS_WEIGHTS)
     if fit.class_weights != "none" and model.task != "classification":
         raise UserError(
@@ -116,6 +117,24 @@ def check_values(config: FineTuneConfig) -> None:
         )
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def _check_floor(config: FineTuneConfig) -> None:
+    name, floor = "config.fit.retained_floor", config.fit.retained_floor
+    at_least(name, floor, 0)
+    if not floor:
+        return
+    if floor > 1 and config.model.task != "regression":
+        raise UserError(f"{name} is {floor:g}; an accuracy is at most 1.")
+    for missing, setting, mend in (
+        (not config.data.retained, "config.data.retained is empty", "name a file there"),
+        (not config.fit.interpolate, "config.fit.interpolate is False", "set it to True"),
+    ):
+        if missing:
+            raise UserError(
+                f"{name} is {floor:g}, but {setting}: the floor holds for the weights that "
+                f"interpolation chooses, on retained rows. For that {mend}, or set the floor to 0."
+            )
 
 
 def _tunes(phases: Any) -> bool:

@@ -31,9 +31,12 @@ class DataConfig:
         validation: a fraction of the rows (`"0.1"`), a file as in `path`, or,
             with `split` or `tfds`, the name of a split.
         test: as `validation`.
+        retained: files as in `path`, of the same columns and classes, whose rows are never
+            trained on: how good the model is on them is reported from before tuning and
+            after it. `where` and `split` do not apply to them.
         limit: train on at most this many rows; 0 means all.
-        leaks: what to do with training rows that also stand in validation or
-            test: `error`, `drop` them from training, or `warn`.
+        leaks: what to do with training rows that also stand in validation, test or
+            retained: `error`, `drop` them from training, or `warn`.
         duplicates: what to do with exact copies inside the training split.
         conflicts: what to do with training rows of equal text, unequal label.
         bad_rows: what to do with rows that are empty, null, unreadable or of an
@@ -63,6 +66,7 @@ class DataConfig:
     train: str = "train"
     validation: str = "0.1"
     test: str = "0.1"
+    retained: str = ""
     limit: int = 0
     leaks: str = "drop"
     duplicates: str = "drop"
@@ -135,6 +139,9 @@ class FitConfig:
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
         interpolate: end with the best weights between before and after tuning (WiSE-FT).
+        retained_floor: least accuracy on `data.retained` of the weights that `interpolate`
+            may choose, by single labels where a row has several; for regression the
+            largest mean absolute error; 0 means any.
         cache: run what is frozen below the head once, not once an epoch.
         seed: of the order of examples, dropout and the head's initial weights.
     """
@@ -160,6 +167,7 @@ class FitConfig:
     eval_batch: int = 128
     precision: str = "auto"
     interpolate: bool = False
+    retained_floor: float = 0.0
     cache: bool = True
     seed: int = 0
 
