@@ -162,6 +162,11 @@ def test_data(case: str, here: Path, refused: Refused) -> None:
     [
         ("data.path=god.csv", 'config.data.path: there is no file "god.csv". Did you mean "good.c'),
         ("data.test=no.csv", 'config.data.test: there is no file "no.csv"'),
+        ("data.retained=no.csv", 'config.data.retained: there is no file "no.csv"'),
+        ("data.retained=good.csv", '"good.csv" is also read as train; a file belongs to one split'),
+        ("fit.retained_floor=0.8", "config.fit.retained_floor is 0.8, but config.data.retained is"),
+        ("fit.l2_sp=-1", "config.fit.l2_sp is -1.0; it must be at least 0"),
+        ("fit.ema=1", "config.fit.ema is 1.0; it must be at least 0 and below 1"),
         ("data.paht=x", 'there is no setting "config.data.paht". Did you mean "config.data.path"?'),
         ("fit.epochs=2.5", 'config.fit.epochs is "2.5"; it must be a whole number'),
         ("fit.global_batch=-8", "config.fit.global_batch is -8; it must be at least 1"),

@@ -81,6 +81,11 @@ def test_defaults_are_valid() -> None:
         ("fit.micro_batch", -2, "config.fit.micro_batch is -2; it must be at least -1"),
         ("fit.micro_batch", 33, "config.fit.micro_batch is 33, but a batch has 32 examples"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
+        ("fit.l2_sp", -1.0, "config.fit.l2_sp is -1.0; it must be at least 0"),
+        ("fit.ema", 1.0, "config.fit.ema is 1.0; it must be at least 0 and below 1"),
+        ("fit.retained_floor", -0.1, "config.fit.retained_floor is -0.1; it must be at least 0"),
+        ("fit.retained_floor", 1.5, "config.fit.retained_floor is 1.5; an accuracy is at most 1"),
+        ("fit.retained_floor", 0.8, "floor is 0.8, but config.data.retained is empty: .* name a"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
         ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
@@ -115,6 +120,12 @@ def test_settings_that_exclude_each_other() -> None:
     smooth.fit.label_smoothing = 0.1
     with pytest.raises(UserError, match=r"label_smoothing has no meaning for regression"):
         smooth.validate()
+    floor = changed("fit.retained_floor", 0.8)
+    floor.data.retained = "old.csv"
+    with pytest.raises(UserError, match=r"floor is 0.8, but config.fit.interpolate is False"):
+        floor.validate()
+    floor.fit.interpolate = True
+    floor.validate()
     classes = changed("model.task", "regression")
     classes.data.classes = ("a", "b")
     with pytest.raises(UserError, match=r"config.data.classes has no meaning for regression"):

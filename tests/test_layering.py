@@ -32,6 +32,7 @@ ROOMS = (
     "assemble",
     "preflight",
     "results",
+    "interpolated",
     "train",
     "plan",
     "rerun",

@@ -18,6 +18,7 @@ from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.l2_sp import Anchors, anchors_of
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.steps import Step, check_step
@@ -38,12 +39,14 @@ class Setup:
     Attributes:
         phases: of the run.
         baseline: the head alone, to compare with; None if the run begins with that.
+        anchors: what `config.fit.l2_sp` pulls to.
     """
 
     prepared: Prepared
     task: TextTask
     phases: list[Phase]
     baseline: Phase | None
+    anchors: Anchors
     tokens: TokenStore
     precision: str
     sequence_length: int
@@ -104,6 +107,7 @@ def set_up(
         check_step(task.network, Step(micro_batch=abs(config.fit.micro_batch)))
     if config.fit.gradient_checkpointing:
         check_recomputable(groups)
+    anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "
@@ -114,6 +118,7 @@ def set_up(
         task=task,
         phases=phases,
         baseline=probe_baseline(config, phases, updates),
+        anchors=anchors,
         tokens=tokens,
         precision=chosen,
         sequence_length=preprocessor.sequence_length,

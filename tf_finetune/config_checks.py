@@ -82,6 +82,7 @@ def check_values(config: FineTuneConfig) -> None:
     for name, value in (
         ("config.model.dropout", model.dropout),
         ("config.fit.warmup", fit.warmup),
+        ("config.fit.ema", fit.ema),
         ("config.fit.label_smoothing", fit.label_smoothing),
     ):
         fraction(name, value)
@@ -92,7 +93,7 @@ def check_values(config: FineTuneConfig) -> None:
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
     seed("config.fit.seed", fit.seed)
-    for field in ("weight_decay", "clip", "patience", "spike_guard"):
+    for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
     at_least("config.fit.micro_batch", fit.micro_batch, -1)
     at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
@@ -109,6 +110,13 @@ def check_values(config: FineTuneConfig) -> None:
             "needs a phase that trains more than the head, and none that trains lora. Set it to "
             "False, or choose other phases."
         )
+    if fit.l2_sp and not _tunes(config.phases):
+        raise UserError(
+            f"config.fit.l2_sp is {fit.l2_sp:g}, which holds pretrained weights while they train; "
+            "it needs a phase that trains more than the head, and none that trains lora. Set it to "
+            "0, or choose other phases."
+        )
+    _check_floor(config)
     _check_balance(fit, model.task)
     _check_noise(config)
     if fit.gradient_checkpointing:
@@ -170,6 +178,24 @@ def _trained(config: FineTuneConfig) -> list[str]:
         tuned = {"probe": "head", "gradual": "all", "lora": "lora"}
         return [tuned.get(config.phases, config.fit.train)]
     return [phase.train for phase in config.phases]
+
+
+def _check_floor(config: FineTuneConfig) -> None:
+    name, floor = "config.fit.retained_floor", config.fit.retained_floor
+    at_least(name, floor, 0)
+    if not floor:
+        return
+    if floor > 1 and config.model.task != "regression":
+        raise UserError(f"{name} is {floor:g}; an accuracy is at most 1.")
+    for missing, setting, mend in (
+        (not config.data.retained, "config.data.retained is empty", "name a file there"),
+        (not config.fit.interpolate, "config.fit.interpolate is False", "set it to True"),
+    ):
+        if missing:
+            raise UserError(
+                f"{name} is {floor:g}, but {setting}: the floor holds for the weights that "
+                f"interpolation chooses, on retained rows. For that {mend}, or set the floor to 0."
+            )
 
 
 def _tunes(phases: Any) -> bool:

@@ -95,7 +95,7 @@ def _seen(workdir: Path, table: pa.Table) -> np.ndarray | None:
     if not ((cache / SPLITS).exists() and (cache / "rows.arrow").exists()):
         return None
     with np.load(cache / SPLITS) as splits:
-        used = np.concatenate([splits["train"], splits["validation"]])
+        used = np.concatenate([splits[name] for name in splits.files if name != "test"])
     rows = pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all()
     return np.isin(scan(table).keys, scan(rows).keys[used])
 

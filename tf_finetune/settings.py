@@ -31,9 +31,12 @@ class DataConfig:
         validation: a fraction of the rows (`"0.1"`), a file as in `path`, or,
             with `split` or `tfds`, the name of a split.
         test: as `validation`.
+        retained: files as in `path`, of the same columns and classes, whose rows are never
+            trained on: how good the model is on them is reported from before tuning and
+            after it. `where` and `split` do not apply to them.
         limit: train on at most this many rows; 0 means all.
-        leaks: what to do with training rows that also stand in validation or
-            test: `error`, `drop` them from training, or `warn`.
+        leaks: what to do with training rows that also stand in validation, test or
+            retained: `error`, `drop` them from training, or `warn`.
         duplicates: what to do with exact copies inside the training split.
         conflicts: what to do with training rows of equal text, unequal label.
         bad_rows: what to do with rows that are empty, null, unreadable or of an
@@ -65,6 +68,7 @@ class DataConfig:
     train: str = "train"
     validation: str = "0.1"
     test: str = "0.1"
+    retained: str = ""
     limit: int = 0
     leaks: str = "drop"
     duplicates: str = "drop"
@@ -125,9 +129,13 @@ class FitConfig:
         warmup: share of a phase's updates in which the rate rises from 0.
         layer_decay: of the tuning phase, as in `Phase`.
         weight_decay: decoupled, as in AdamW; not on norms and biases.
+        l2_sp: how strongly pretrained weights are pulled to their values before the run
+            instead of to 0 (L2-SP), decoupled like `weight_decay`; 0 means not at all.
         clip: global norm that gradients are clipped to; 0 means no clipping.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, skipping those batches and halving the rate; 0 means never.
+        ema: momentum, such as 0.99, of an average of the weights over a phase's updates:
+            epochs are judged by it, and the phase ends with it; 0 means none.
         label_smoothing: share of the target spread over all classes, 0 to 1.
         class_weights: `balanced` has all classes weigh the same in the training loss,
             however many rows they have; `none` has all rows.
@@ -146,6 +154,9 @@ class FitConfig:
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
         interpolate: end with the best weights between before and after tuning (WiSE-FT).
+        retained_floor: least accuracy on `data.retained` of the weights that `interpolate`
+            may choose, by single labels where a row has several; for regression the
+            largest mean absolute error; 0 means any.
         cache: run what is frozen below the head once, not once an epoch.
         seed: of the order of examples, dropout and the head's initial weights.
     """
@@ -161,8 +172,10 @@ class FitConfig:
     warmup: float = 0.1
     layer_decay: float = 1.0
     weight_decay: float = 0.01
+    l2_sp: float = 0.0
     clip: float = 1.0
     spike_guard: int = 3
+    ema: float = 0.0
     label_smoothing: float = 0.0
     class_weights: str = "none"
     sampling: str = "shuffle"
@@ -173,6 +186,7 @@ class FitConfig:
     gradient_checkpointing: bool = False
     precision: str = "auto"
     interpolate: bool = False
+    retained_floor: float = 0.0
     cache: bool = True
     seed: int = 0
 

@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-import keras
 import numpy as np
 
 from tf_finetune import workdir as folder
@@ -27,27 +26,24 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.carry import State
 from tf_finetune.fit.checkpoints import bytes_of
-from tf_finetune.fit.examples import examples_of_rows, validation_figures
-from tf_finetune.fit.feature_cache import cache_features, outputs_of
-from tf_finetune.fit.interpolation import Interpolation, interpolate
+from tf_finetune.fit.examples import examples_of_rows
+from tf_finetune.fit.feature_cache import cache_features
+from tf_finetune.fit.held_out import Scores, activated, held_out
+from tf_finetune.fit.interpolation import Interpolation
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.fit.steps import Step
-from tf_finetune.model import heads
+from tf_finetune.interpolated import interpolate_run, retained_scores
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
-from tf_finetune.model.task import TextTask
 from tf_finetune.preflight import fitting, share_gpu
-from tf_finetune.results import evaluate, export, report
+from tf_finetune.results import evaluate, export, report, retention
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
 from tf_finetune.whole import written_whole
-
-# What a model gives for the rows of a split, by the split's name.
-Scores = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -115,6 +111,7 @@ def fine_tune(
     # 3. Freeze and 4. fit, phase by phase.
     ready = time.perf_counter()
     probe: Scores = {}
+    untuned: Scores = {}
     results: list[PhaseResult] = []
     state: State = {}
     before: list[np.ndarray] = []
@@ -125,11 +122,13 @@ def fine_tune(
         for number, phase in enumerate(phases, 1):
             if phase.train != "head" and config.fit.interpolate and not before:
                 before = task.network.get_weights()
+            if phase.train != "head" and config.data.retained and not untuned:
+                untuned = probe or retained_scores(setup, config)
             result, scores = _run_phase(setup, fitted, phase, number, run, state, say)
             results.append(result)
             probe = probe or scores
         if before:
-            line = _interpolate(setup, config, before, say)
+            line = interpolate_run(setup, config, before, say)
     if lora_layers(task.network):
         save_adapter(task.network, run / folder.ADAPTER, backbone=task.backbone)
         merge_lora(task.network)
@@ -137,10 +136,11 @@ def fine_tune(
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
     beside = probe if any(phase.train != "head" for phase in phases) else {}
-    card = _evaluate(setup, config, beside)
+    card = _evaluate(setup, config, beside, untuned)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
-    _save_model(task, run / folder.MODEL)
+    with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
+        task.save(temporary)
     parity = setup.texts(prepared.splits["test"][:64])
     exported = export.export(task, run / "export", parity) if config.results.export else None
     ended = time.perf_counter()
@@ -171,11 +171,13 @@ def fine_tune(
     return FitResult(metrics=card, history=_history(run), model=task, workdir=run)
 
 
-def _evaluate(setup: Setup, config: FineTuneConfig, probe: Scores) -> dict[str, Any]:
+def _evaluate(
+    setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores
+) -> dict[str, Any]:
     """The card: the model, the probe alone and the majority on the same test rows."""
     task, prepared = setup.task, setup.prepared
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
-    outputs = _held_out(task.scorer, setup.tokens, prepared.splits, config.fit.eval_batch)
+    outputs = held_out(task.scorer, setup.tokens, prepared.splits, config.fit.eval_batch)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     kind, names = task.kind, task.class_names
     baselines = {
@@ -191,6 +193,9 @@ def _evaluate(setup: Setup, config: FineTuneConfig, probe: Scores) -> dict[str, 
         facts["gain_over_probe"] = evaluate.gain(
             kind, outputs["test"], probe["test"], labels["test"], **how
         )
+    if "retained" in outputs:
+        pair = untuned.get("retained"), outputs["retained"]
+        facts["retained"] = retention.account(kind, *pair, labels["retained"], names, **how)
     test = evaluate.score(kind, outputs["test"], labels["test"], names, **how)
     return evaluate.card(kind, names, test, baselines, **facts)
 
@@ -260,7 +265,13 @@ def _run_phase(
                 phase,
                 objective=objective,
                 optimizer=adamw_of(
-                    phase, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip
+                    phase,
+                    examples.steps,
+                    groups,
+                    weight_decay=fit.weight_decay,
+                    clip=fit.clip,
+                    l2_sp=fit.l2_sp,
+                    anchors=setup.anchors,
                 ),
                 state=state,
                 number=number,
@@ -268,6 +279,7 @@ def _run_phase(
                 full=task.network,
                 step=Step(micro_batch=fit.micro_batch),
                 spike_guard=fit.spike_guard,
+                ema=fit.ema,
                 say=say,
             )
 
@@ -276,43 +288,8 @@ def _run_phase(
     result = best_of_seeds(
         trained, network, seeds, objective=objective, state=state, workdir=run, say=say
     )
-    scores = {}
-    if phase.train == "head":
-        activate = keras.activations.get(heads.activation(task.kind))
-        logits = _held_out(network, store, splits, fit.eval_batch)
-        scores = {name: np.asarray(activate(found)) for name, found in logits.items()}
-    return result, scores
-
-
-def _interpolate(
-    setup: Setup, config: FineTuneConfig, before: list[np.ndarray], say: Callable[[str], None]
-) -> Interpolation:
-    """Gives the network the best weights between those before tuning and its own."""
-    network, splits, fit = setup.task.network, setup.prepared.splits, config.fit
-    objective = objective_of(setup.task, fit.label_smoothing)
-    examples = examples_of_rows(
-        cast(Store, setup.tokens),
-        setup.prepared.labels,
-        splits["train"],
-        splits["validation"],
-        fit,
-    )
-    sign = 1 if objective.mode == "max" else -1
-    found = interpolate(
-        network, before, lambda: sign * validation_figures(network, examples)[objective.monitor]
-    )
-    say(f"interpolation: {found.share:.0%} of the way from the start to the tuned weights is best")
-    return found
-
-
-def _held_out(
-    model: keras.Model, store: Store, splits: dict[str, np.ndarray], batch_size: int
-) -> Scores:
-    """What a model gives for validation and test, in one pass."""
-    names = ("validation", "test")
-    rows = np.concatenate([splits[name] for name in names])
-    found = outputs_of(model, store, rows, batch_size=batch_size)
-    return dict(zip(names, np.split(found, [len(splits["validation"])]), strict=True))
+    logits = held_out(network, store, splits, fit.eval_batch) if phase.train == "head" else {}
+    return result, activated(task.kind, logits)
 
 
 def _run_aside(
@@ -327,11 +304,6 @@ def _run_aside(
     for variable, value in before:
         variable.assign(value)
     return scores
-
-
-def _save_model(task: TextTask, file: Path) -> None:
-    with written_whole(file, needed=bytes_of(task)) as temporary:
-        task.save(temporary)
 
 
 def versions() -> dict[str, str]:

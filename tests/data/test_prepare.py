@@ -120,6 +120,61 @@ def test_a_group_on_two_given_sides_is_a_leak(tmp_path):
     assert len(found.splits["train"]) == 94
 
 
+def _retained(tmp_path, rows, header="text,label"):
+    file = tmp_path / "retained.csv"
+    file.write_text("\n".join([header, *rows]) + "\n")
+    return str(file)
+
+
+def test_retained_rows_stand_in_no_other_split(tmp_path):
+    train, validation, test = _rows(100), _rows(20, 1000), _rows(20, 2000)
+    shared = [train["text"][0], validation["text"][0], test["text"][0]]
+    rows = [f"{text.upper()},neg" for text in shared] + [f"x{i} y{i} z{i},pos" for i in range(7)]
+    source = {"train": train, "validation": validation, "test": test}
+    given = {"retained": _retained(tmp_path, rows)}
+    found = _prepare(tmp_path, source, **given)
+    # Training gives way to it, and it gives way to what is measured on.
+    assert [len(rows) for rows in found.splits.values()] == [99, 20, 20, 8]
+    assert list(found.splits)[3] == "retained"
+    assert found.findings.count("leak") == 3
+    assert shared[0].upper() in _texts(found, "retained")
+    assert found.labels[found.splits["retained"]].tolist() == [0] + [1] * 7
+    assert "8 for retained" in found.report
+    kept = _prepare(tmp_path, source, leaks="warn", **given)
+    assert [len(rows) for rows in kept.splits.values()] == [100, 20, 20, 10]
+    with pytest.raises(UserError, match="Found 3 x leak"):
+        _prepare(tmp_path, source, leaks="error", **given)
+    assert found.digest not in {kept.digest, _prepare(tmp_path, source).digest}
+    assert list(_prepare(tmp_path, source).splits) == ["train", "validation", "test"]
+
+
+def test_retained_rows_come_from_elsewhere_but_have_the_classes_and_groups(tmp_path):
+    file = tmp_path / "all.csv"
+    rows = [f"a{i} b{i} c{i},{'np'[i % 2]},w{i},{'here' if i < 90 else 'there'}" for i in range(99)]
+    file.write_text("\n".join(["text,label,writer,source", *rows]) + "\n")
+    retained = _retained(tmp_path, ["q r s,n,w1", "t u v,p,new"], "text,label,writer")
+    data = {"path": str(file), "where": "source=here", "group": "writer", "retained": retained}
+    found = _prepare(tmp_path, None, **data)
+    # Neither of these says where it is from; the writer of one also wrote a training row.
+    assert len(found.splits["retained"]) == 2
+    assert found.findings.count("group leak") == 1
+    assert sum(map(len, found.splits.values())) == 90 - 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["fine text,maybe"], r"1 x unknown label: .*retained.csv:2"),
+        (["a2000 b2000 c2000 d2000,neg"], "config.data.retained .* has no row that is left"),
+        ([], '"[^"]*retained.csv" has columns but no rows'),
+    ],
+)
+def test_retained_rows_that_cannot_be_used(tmp_path, rows, message):
+    source = {"train": _rows(100), "validation": _rows(20, 1000), "test": _rows(20, 2000)}
+    with pytest.raises(UserError, match=message):
+        _prepare(tmp_path, source, retained=_retained(tmp_path, rows))
+
+
 def test_conflicts_and_copies_leave_training(tmp_path):
     train = _rows(100)
     train["text"][1] = train["text"][0]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tf_finetune.data.duplicates import firsts
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.labels import count_classes
-from tf_finetune.data.splits import SPLITS
+from tf_finetune.data.splits import RANKS, SPLITS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
@@ -64,7 +64,7 @@ def leaks(
     findings: Findings,
     config: DataConfig,
 ) -> np.ndarray:
-    """Finds training rows that also stand in validation or test, and validation rows in test.
+    """Finds training rows that also stand in another split, and validation rows in test.
 
     Args:
         table: the rows.
@@ -76,17 +76,19 @@ def leaks(
 
     Returns:
         The new sides. Dropped is the row of the split that matters less: test rows
-        never, validation rows where the same stands in test.
+        never, validation rows where the same stands in test, retained rows where it
+        stands in either.
     """
+    ranks = RANKS[sides]
     leaking = np.zeros(len(sides), bool)
     for kind, cluster in clusters.items():
         _, index = np.unique(cluster, return_inverse=True)
         top = np.full(len(index), LEFT_OUT, np.int8)
-        np.maximum.at(top, index, sides)
+        np.maximum.at(top, index, ranks)
         witness = np.zeros(len(index), np.int64)
-        held = np.flatnonzero(sides == top[index])[::-1]
+        held = np.flatnonzero(ranks == top[index])[::-1]
         witness[index[held]] = held
-        new = (sides >= 0) & (sides < top[index]) & ~leaking
+        new = (ranks >= 0) & (ranks < top[index]) & ~leaking
         rows = np.flatnonzero(new)
         note(findings, kind, table, rows, witness[index[rows]])
         leaking |= new
@@ -190,7 +192,7 @@ def absent_classes(
     made: dict[str, float],
     findings: Findings,
 ) -> None:
-    """Finds classes without a row in validation or test.
+    """Finds classes without a row in validation, test or retained.
 
     Args:
         sides: (n,) int8.

@@ -30,8 +30,8 @@ class Prepared:
 
     Attributes:
         table: all rows that were read, memory-mapped: `text`, `text_pair` and so on.
-        splits: for "train", "validation" and "test" the (m,) int64 rows of the table,
-            ascending. Rows that were left out are in none.
+        splits: for "train", "validation" and "test", and "retained" where it is given,
+            the (m,) int64 rows of the table, ascending. Rows left out are in none.
         labels: for each row of the table; (n,) int32 classes, (n, k) float32
             multi-hot or (n,) float32 targets.
         class_names: in the order of the classes; empty for regression.
@@ -74,6 +74,8 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
     _refuse_what_cannot_train(sides, labels, names, made, findings, data)
     sides, limited = _limit(sides, labels, names, scan.keys, data)
     splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
+    if not data.retained:
+        del splits["retained"]
     report = write_report(
         splits=splits,
         labels=labels,
@@ -184,6 +186,11 @@ def _refuse_what_cannot_train(
         label_column.refuse_small_classes(
             training, names, data, findings.summary() if findings.kinds() else ""
         )
+    if data.retained and not (sides == SPLITS.index("retained")).any():
+        raise UserError(
+            f'config.data.retained "{data.retained}" has no row that is left '
+            f"({findings.summary()}). Give rows that stand in no other split."
+        )
     checks.absent_classes(sides, labels, names, made, findings)
 
 
@@ -215,7 +222,7 @@ def _how(
     if not made:
         return "The splits are those given."
     parts = [f"{share:g} for {split}" for split, share in made.items()]
-    given = [s for s in ("validation", "test") if s not in made and len(splits[s])]
+    given = [s for s in splits if s not in ("train", *made) and len(splits[s])]
     return (
         f"Split here, {' and '.join(parts)}, by seed {data.seed}: each split has its share of "
         f"each {'class' if classes else 'tenth of the targets'}, and rows of equal or nearly "

@@ -81,13 +81,15 @@ class Part:
 
     Attributes:
         name: for messages.
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test" or "retained".
         records: read once, in order.
+        columns: of the records, where they are not those of the other parts.
     """
 
     name: str
     split: str
     records: Iterator[Record]
+    columns: Columns | None = None
 
 
 def check_unique(place: str, found: Sequence[str]) -> None:

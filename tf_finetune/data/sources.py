@@ -36,7 +36,7 @@ def read(
         A table with the columns `text`, `text_pair` (with `config.text_pair`),
         `label` (string, list of strings or double by the task; if labelled),
         `group` (with `config.group`; if labelled), `split` ("train", "validation",
-        "test", or "" where it is still to be split), `file` and `row` (1-based
+        "test", "retained", or "" where it is still to be split), `file` and `row` (1-based
         line of the file, or number of the row); and what is wrong with the rows
         that were left out. At most a few megabytes of texts are in memory at once.
 
@@ -78,6 +78,7 @@ def unsplit(config: DataConfig, path: str) -> DataConfig:
         group="",
         validation=whole.validation,
         test=whole.test,
+        retained="",
     )
 
 
@@ -187,12 +188,23 @@ def _with_split_files(
             added = _file_parts(config, value, split, columns, split, labelled=True)
             _check_new(added, parts, split)
             parts = parts + added
+    if config.retained:
+        parts = parts + _retained_parts(config, parts)
     if sum(shares) >= 1:
         raise UserError(
             f"config.data.validation {config.validation} and config.data.test {config.test} "
             "leave nothing to train on; their sum must be below 1."
         )
     return parts, bool(shares)
+
+
+def _retained_parts(config: DataConfig, parts: list[Part]) -> list[Part]:
+    """Rows from elsewhere: `where` and `split` say which of the other files' rows to use."""
+    config = dataclasses.replace(config, where="", split="")
+    columns = Columns.of(config, labelled=True)
+    added = _file_parts(config, config.retained, "retained", columns, "retained", labelled=True)
+    _check_new(added, parts, "retained")
+    return [dataclasses.replace(part, columns=columns) for part in added]
 
 
 def _check_new(added: list[Part], parts: list[Part], split: str) -> None:

@@ -101,10 +101,11 @@ class Rows:
 
     def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
         labels = Labels(self._task, self._config.label_separator)
+        columns = part.columns or self._columns
         seen, undecodable = 0, self.findings.count("undecodable bytes")
         for file, number, values in part.records:
             seen += 1
-            raw = dict(zip(self._columns.roles, values, strict=True))
+            raw = dict(zip(columns.roles, values, strict=True))
             file = _printable(file)  # names of files can be undecodable, too
             try:
                 if row := self._row(raw, labels, part.split, file, number):

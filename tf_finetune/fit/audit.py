@@ -41,12 +41,7 @@ class Snapshot:
         self._weights = model.weights
         self._before = [_digest(v) for v in self._weights]
         self._trained = {id(v) for v in model.trainable_weights}
-        self._free = {
-            id(v)
-            for layer in model._flatten_layers()
-            if layer.trainable
-            for v in layer._non_trainable_variables
-        } - self._trained
+        self._free = {id(v) for v in kept_beside(model)}
 
     def check(self, *, strict: bool = True) -> Audit:
         """Compares with the weights as they are now.
@@ -76,6 +71,14 @@ class Snapshot:
                 f"move: {sorted(unmoved)[:5]}"
             )
         return Audit(kept, moved, tuple(sorted(unmoved)))
+
+
+def kept_beside(model: keras.Model) -> list[keras.Variable]:
+    """What open layers keep beside what trains, such as moving statistics."""
+    trained = {id(v) for v in model.trainable_weights}
+    layers = (layer for layer in model._flatten_layers() if layer.trainable)
+    found = {id(v): v for layer in layers for v in layer._non_trainable_variables}
+    return [v for key, v in found.items() if key not in trained]
 
 
 def _digest(variable: keras.Variable) -> bytes:

@@ -14,10 +14,12 @@ import keras
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import Audit, Snapshot
+from tf_finetune.fit.averaging import AveragedWeights
 from tf_finetune.fit.callbacks import MetricsLog, Progress
 from tf_finetune.fit.carry import State, carried_into, state_of
 from tf_finetune.fit.checkpoints import KeepBest
 from tf_finetune.fit.examples import Examples, validation_figures
+from tf_finetune.fit.l2_sp import Anchors
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.fit.schedules import rate_schedule
@@ -79,7 +81,14 @@ def rate_of(phase: Phase, steps: int) -> Any:
 
 
 def adamw_of(
-    phase: Phase, steps: int, groups: Groups, *, weight_decay: float, clip: float
+    phase: Phase,
+    steps: int,
+    groups: Groups,
+    *,
+    weight_decay: float,
+    clip: float,
+    l2_sp: float = 0.0,
+    anchors: Anchors = (),
 ) -> LayerwiseAdamW:
     """The default optimiser of a phase, not built yet.
 
@@ -89,10 +98,14 @@ def adamw_of(
         groups: of the whole model; their depth decides over `phase.layer_decay`.
         weight_decay: decoupled.
         clip: global norm that gradients are clipped to; 0 means no clipping.
+        l2_sp: as in `LayerwiseAdamW`.
+        anchors: as in `LayerwiseAdamW`, from the start of the run.
     """
     return LayerwiseAdamW(
         rate_of(phase, steps),
         weight_decay=weight_decay,
+        l2_sp=l2_sp,
+        anchors=anchors,
         global_clipnorm=clip or None,
         multipliers=depth_multipliers(groups, phase.layer_decay) if phase.layer_decay < 1 else (),
     )
@@ -136,6 +149,7 @@ def fit_phase(
     first_epoch: int = 0,
     step: Step = KERAS,
     spike_guard: int = 0,
+    ema: float = 0.0,
     strict: bool = True,
     say: Callable[[str], None] = print,
 ) -> PhaseResult:
@@ -156,6 +170,8 @@ def fit_phase(
         first_epoch: what `fit` counts the phase's first epoch as, from 0.
         step: how an update is made of a batch.
         spike_guard: how often to go back when the loss blows up, as in `SpikeGuard`.
+        ema: momentum of the averaged weights that epochs are judged by and end with, as
+            in `AveragedWeights`; 0 means none.
         strict: a variable that was to train but did not move fails the phase, rather
             than being told of.
         say: where lines for people go.
@@ -181,7 +197,8 @@ def fit_phase(
             f'monitor is "{objective.monitor}"; of this model it can be {", ".join(sorted(start))}.'
         )
     best, log, watching = _watching(phase, examples, objective, start, number, workdir)
-    guard = SpikeGuard(spike_guard, say=say) if spike_guard else None
+    average = [AveragedWeights(ema)] if ema else []
+    guard = SpikeGuard(spike_guard, beside=average, say=say) if spike_guard else None
     snapshot = Snapshot(model)
     try:
         with training_by(model, step):
@@ -191,8 +208,8 @@ def fit_phase(
                 epochs=first_epoch + phase.epochs,
                 validation_data=examples.validation,
                 validation_batch_size=examples.batch_size,
-                # The guard first: what others read is then what it has mended.
-                callbacks=[*([guard] if guard else []), *watching, *callbacks],
+                # The average, then the guard: what others read is what these have mended.
+                callbacks=[*average, *([guard] if guard else []), *watching, *callbacks],
                 verbose=0,
             )
         audit = snapshot.check(strict=strict)

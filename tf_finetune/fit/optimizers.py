@@ -12,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
+from tf_finetune.fit.l2_sp import Anchors, Pull
 from tf_finetune.fit.layerwise import Layerwise
 from tf_finetune.fit.multipliers import Multipliers, Pairs
 from tf_finetune.model.naming import variable_names
+from tf_finetune.value_checks import at_least
 
 if TYPE_CHECKING:
     from tf_finetune.model.blocks import Groups
@@ -66,6 +68,9 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
     fused kernel: stock Keras adds a dozen small operations a variable and asks for the
     rate once a variable. Biases, norms and other vectors are not decayed.
 
+    L2-SP (Li, Grandvalet & Davoine 2018, arXiv:1802.01483), decoupled as the decay is:
+    what has an anchor is pulled to it, w -= rate * l2_sp * (w - anchor), instead of to 0.
+
     Takes the arguments of `keras.optimizers.AdamW` except `amsgrad`.
 
     Args:
@@ -77,11 +82,14 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
             counted from its own first: update u, from 0, has (u + 1) / (warmup_steps + 1)
             of the rate. So layers that open later are warmed up too, whatever the
             schedule's position; a schedule's own warm-up would come on top.
+        l2_sp: how strongly variables are pulled to their anchors, at least 0.
+        anchors: pairs of a variable and its value before fine-tuning. They are not in a
+            configuration, but are saved and loaded with the optimiser's state.
         **kwargs: as in `keras.optimizers.AdamW`.
 
     Raises:
-        UserError: for `amsgrad`, wrong multipliers or warm-up, or, when built, variables
-            that are not float32.
+        UserError: for `amsgrad`, wrong multipliers or warm-up, anchors without `l2_sp`, or, when
+            built, variables that are not float32 or unlike their anchors.
     """
 
     def __init__(
@@ -89,6 +97,8 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
         *args: Any,
         multipliers: Pairs | None = None,
         warmup_steps: int = 0,
+        l2_sp: float = 0.0,
+        anchors: Anchors = (),
         **kwargs: Any,
     ) -> None:
         if kwargs.pop("amsgrad", False):
@@ -98,9 +108,14 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
                 f"warmup_steps is {warmup_steps!r}; it must be a whole number of updates, at "
                 "least 0."
             )
+        at_least("l2_sp", l2_sp, 0)
+        if len(anchors) and not l2_sp:
+            raise UserError("anchors is set, but l2_sp is 0; set l2_sp, or leave anchors out.")
         super().__init__(*args, **kwargs)
         self.warmup_steps = warmup_steps
         self._multipliers = Multipliers(multipliers or ())
+        self.l2_sp = float(l2_sp)
+        self._pull = Pull(anchors)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
@@ -118,6 +133,7 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
             len(v.shape) > 1 and not _NO_DECAY.search(v.path) and self._use_weight_decay(v)
             for v in variables
         ]
+        self._pull.place(variables)
         # Updates of each variable, also those before this optimiser was made.
         self._ages = self.add_variable(
             shape=(len(variables),), initializer="zeros", dtype="int64", name="ages"
@@ -206,7 +222,10 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
         # The kernel's own float32 betas, so that both round alike.
         beta_1, beta_2 = (float(np.float32(beta)) for beta in (self.beta_1, self.beta_2))
         sizes = rates * tf.sqrt(1.0 - beta_2**ages) / (1.0 - beta_1**ages)
-        shrinks = rates * (self.weight_decay or 0.0)
+        anchors = self._pull.anchors(self.l2_sp)
+        decay = self.weight_decay or 0.0
+        strengths = np.array([decay if anchor is None else self.l2_sp for anchor in anchors])
+        shrinks = rates * strengths[indices]
         constants = {
             # The bias correction is in the size already.
             "beta1_power": tf.constant(0.0),
@@ -219,7 +238,9 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
         def update(
             variable: tf.Variable, gradient: Any, index: int, size: tf.Tensor, shrink: tf.Tensor
         ) -> None:
-            if self.weight_decay and self._decayed[index]:
+            if (anchor := anchors[index]) is not None:
+                variable.assign_sub((variable - anchor) * shrink, read_value=False)
+            elif self.weight_decay and self._decayed[index]:
                 variable.assign_sub(variable * shrink, read_value=False)
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
@@ -245,7 +266,15 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
         return config | {
             "multipliers": self._multipliers.config(self._trainable_variables),
             "warmup_steps": self.warmup_steps,
+            "l2_sp": self.l2_sp,
         }
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        self._pull.save(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(self._pull.load(store, len(self.variables)))
 
 
 def _check_repeats(names: Sequence[str], state: Mapping[str, Any]) -> None:

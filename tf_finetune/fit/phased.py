@@ -16,6 +16,7 @@ from tf_finetune.config_checks import check_phases, check_tunes_blocks
 from tf_finetune.errors import UserError
 from tf_finetune.fit.carry import State, another
 from tf_finetune.fit.examples import given_examples
+from tf_finetune.fit.l2_sp import anchors_of
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
@@ -25,6 +26,7 @@ from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.flow import graph_of
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.value_checks import at_least, fraction
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -56,10 +58,12 @@ def fit_phases(
     batch_size: int = 32,
     steps_per_epoch: int | None = None,
     weight_decay: float = 0.01,
+    l2_sp: float = 0.0,
     clip: float = 1.0,
     micro_batch: int = 0,
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
+    ema: float = 0.0,
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -88,6 +92,8 @@ def fit_phases(
         batch_size: of arrays.
         steps_per_epoch: batches an epoch, where `train` does not tell.
         weight_decay: of the default optimiser; not on biases and norms.
+        l2_sp: how strongly that optimiser pulls pretrained weights to the values they
+            have now, in place of weight decay, as in `LayerwiseAdamW`.
         clip: global norm that its gradients are clipped to; 0 means no clipping.
         micro_batch: examples of a batch that go through the network at a time, for less
             memory; an update still takes the whole batch. 0 means all at once.
@@ -96,6 +102,8 @@ def fit_phases(
         gradient_checkpointing: keep of each block only what goes in and what comes out,
             and compute what lies between again in the backward pass (Chen et al. 2016,
             arXiv:1604.06174); with the same random numbers, so with the same gradients.
+        ema: momentum, such as 0.99, of averaged weights: epochs are judged by them, and
+            phases end with them, as in `AveragedWeights`; 0 means none.
         say: where lines for people go.
 
     Returns:
@@ -114,6 +122,8 @@ def fit_phases(
         raise UserError(f'mode is "{mode}"; allowed: auto, max, min.')
     _check_callbacks(callbacks, phases)
     _check_validation(validation, phases, monitor)
+    _check_l2_sp(l2_sp, optimizer)
+    fraction("ema", ema)
     examples = given_examples(train, validation, batch_size, steps_per_epoch)
     objective = Objective(
         loss=loss,
@@ -133,6 +143,7 @@ def fit_phases(
         for phase in {phase.batch_norm: phase for phase in phases}.values():
             _open(model, groups, phase)
             check_recomputable(groups, None if graph_of(model) else _first(train))
+    anchors = anchors_of(groups, phases, l2_sp)
     for line in repeated(phases):
         say(line)
     results: list[PhaseResult] = []
@@ -143,7 +154,15 @@ def fit_phases(
         chosen = (
             another(optimizer, rate_of(phase, examples.steps), state)
             if optimizer is not None
-            else adamw_of(phase, examples.steps, groups, weight_decay=weight_decay, clip=clip)
+            else adamw_of(
+                phase,
+                examples.steps,
+                groups,
+                weight_decay=weight_decay,
+                clip=clip,
+                l2_sp=l2_sp,
+                anchors=anchors,
+            )
         )
         with frozen_dropout_off(groups), recomputed_blocks(groups, gradient_checkpointing):
             result = fit_phase(
@@ -158,6 +177,7 @@ def fit_phases(
                 first_epoch=len(history),
                 step=step,
                 spike_guard=spike_guard,
+                ema=ema,
                 strict=False,
                 say=say,
             )
@@ -192,6 +212,16 @@ def _check_callbacks(
                 f"callbacks holds a {name}, but each Phase has a schedule of its rate; leave it "
                 'out, or set schedule="plateau" in the phases.'
             )
+
+
+def _check_l2_sp(l2_sp: float, optimizer: Any) -> None:
+    at_least("l2_sp", l2_sp, 0)
+    if optimizer is not None and (l2_sp or getattr(optimizer, "l2_sp", 0)):
+        raise UserError(
+            f"l2_sp is {l2_sp or optimizer.l2_sp:g}, but optimizer is a "
+            f"{type(optimizer).__name__} of your own; only the default optimiser is given the "
+            "weights to pull to. Leave optimizer out, or set l2_sp to 0."
+        )
 
 
 def _check_validation(validation: Any, phases: Sequence[Phase], monitor: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
+from tf_finetune.fit.averaging import AveragedWeights
 
 # Batches whose median loss is what later ones are compared with.
 _FIRST = 20
@@ -61,6 +62,7 @@ class SpikeGuard(keras.callbacks.Callback):
     Args:
         most: how many times it goes back; once more ends the training with an error.
         spike: a loss this many times as high as at first is too high.
+        beside: callbacks whose `variables` go back too; they must stand before this one.
         say: where lines for people go.
 
     Attributes:
@@ -72,14 +74,19 @@ class SpikeGuard(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, most: int = 3, spike: float = 3.0, *, say: Callable[[str], None] = print
+        self,
+        most: int = 3,
+        spike: float = 3.0,
+        *,
+        beside: Sequence[AveragedWeights] = (),
+        say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
         if most < 1:
             raise UserError(f"most is {most}; a guard must be allowed to go back at least once.")
         if not spike > 1:
             raise UserError(f"spike is {spike}; it must be above 1.")
-        self._most, self._spike, self._say = most, spike, say
+        self._most, self._spike, self._beside, self._say = most, spike, beside, say
         self.skipped: list[tuple[int, int, int]] = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -147,7 +154,8 @@ class SpikeGuard(keras.callbacks.Callback):
         # The count of steps goes on: the schedule belongs to the data, not to the weights.
         kept = (self._optimizer._iterations, self._optimizer._learning_rate)
         optimizer = [v for v in self.model.optimizer.variables if all(v is not k for k in kept)]
-        return [*self.model.variables, *optimizer, *self.model.metrics_variables]
+        beside = [v for callback in self._beside for v in callback.variables]
+        return [*self.model.variables, *optimizer, *self.model.metrics_variables, *beside]
 
     def _halve(self) -> None:
         rate = self._optimizer._learning_rate

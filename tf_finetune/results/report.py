@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
+from tf_finetune.results import retention
 from tf_finetune.results.cautions import cautions
 from tf_finetune.results.wording import (
     NAMES,
-    SHARES,
     decisive,
+    difference,
     interval_of,
     short,
     table,
@@ -44,12 +45,13 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         "## On the test split",
         _figures(card),
         _classes(card),
+        retention.section(card),
         "## To keep in mind",
         cautions(card),
         "## Data",
         _data(card, prepared),
         "## Training",
-        _training(card),
+        _training(card, config),
         "## Use it",
         _usage(card, config),
         "## How it was made",
@@ -64,6 +66,8 @@ def summary(card: Mapping[str, Any], workdir: Path) -> str:
     lines = [f"test: {NAMES[name]} {with_interval(card['test'], name)}"]
     for key, scores in card["baselines"].items():
         lines.append(f"      {with_interval(scores, name)} {_BASELINES.get(key, key)}")
+    if "retained" in card:
+        lines.append("retained: " + retention.line(card))
     lines.append(f"report: {workdir / 'report.md'}; model: {workdir / 'model.keras'}")
     if card.get("export"):
         lines.append(f"export: {card['export']['path']}")
@@ -93,9 +97,6 @@ def _opening(card: Mapping[str, Any]) -> str:
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
-    share = gain["figure"] in SHARES
-    values = [gain["value"], *gain["interval"]]
-    value, low, high = (f"{100 * v:+.1f} points" if share else f"{v:+.4g}" for v in values)
     if gain["interval"][0] > 0:
         verdict = "more than chance explains"
     elif gain["interval"][1] < 0:
@@ -103,8 +104,8 @@ def _gain(gain: Mapping[str, Any]) -> str:
     else:
         verdict = "which may be chance"
     return (
-        f"Beyond the head alone, fine-tuning the backbone changed this by {value} (95% interval "
-        f"of the difference {low} to {high}; above zero is better), {verdict}."
+        f"Beyond the head alone, fine-tuning the backbone changed this by {difference(gain)}, "
+        f"{verdict}."
     )
 
 
@@ -171,7 +172,7 @@ def _class_counts(labels: np.ndarray, k: int) -> list[int]:
     return np.bincount(labels, minlength=k).tolist()
 
 
-def _training(card: Mapping[str, Any]) -> str:
+def _training(card: Mapping[str, Any], config: FineTuneConfig) -> str:
     phases = card["phases"]
     rows = [
         [
@@ -203,12 +204,17 @@ def _training(card: Mapping[str, Any]) -> str:
                 f"{seeds['chosen']} went on."
             )
     if line := card.get("interpolation"):
-        scores = ", ".join(f"{row['share']:.0%}: {abs(row['score']):.4f}" for row in line["sweep"])
+        scores = ", ".join(retention.point(row) for row in line["sweep"])
         text += (
             f"\n\nThe weights are {line['share']:.0%} of the way from those before tuning to "
-            f"those after it, the best on validation ({scores})."
+            f"those after it, the best on validation{_floor(config)} ({scores})."
         )
     return text + "\n\n" + _history([row for p in phases for row in p["history"]])
+
+
+def _floor(config: FineTuneConfig) -> str:
+    floor = config.fit.retained_floor
+    return f" among those with {floor:g} or better on the retained rows" if floor else ""
 
 
 def _history(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -38,6 +38,14 @@ def with_interval(scores: Mapping[str, Any], name: str) -> str:
     return f"{text} ({interval_of(scores, name)})" if f"{name}_interval" in scores else text
 
 
+def difference(gain: Mapping[str, Any]) -> str:
+    """`+1.2 points (95% interval ...)`, of what `evaluate.gain` found."""
+    share = gain["figure"] in SHARES
+    values = [gain["value"], *gain["interval"]]
+    value, low, high = (f"{100 * v:+.1f} points" if share else f"{v:+.4g}" for v in values)
+    return f"{value} (95% interval of the difference {low} to {high}; above zero is better)"
+
+
 def short(value: Any) -> str:
     """Four digits of a number; anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

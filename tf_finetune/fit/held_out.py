@@ -1,0 +1,29 @@
+"""What a network gives for rows that are not trained on."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tf_finetune.data.pipeline import Store
+from tf_finetune.fit.feature_cache import outputs_of
+from tf_finetune.model import heads
+
+# What a model gives for the rows of a split, by the split's name.
+Scores = dict[str, np.ndarray]
+
+
+def held_out(
+    model: keras.Model, store: Store, splits: dict[str, np.ndarray], batch_size: int
+) -> Scores:
+    """What a model gives for all splits but the training one, in one pass."""
+    held = {name: rows for name, rows in splits.items() if name != "train"}
+    found = outputs_of(model, store, np.concatenate(list(held.values())), batch_size=batch_size)
+    ends = np.cumsum([len(rows) for rows in held.values()])[:-1]
+    return dict(zip(held, np.split(found, ends), strict=True))
+
+
+def activated(kind: str, logits: Scores) -> Scores:
+    """The same as users read it: probabilities or values, by the task's kind."""
+    activate = keras.activations.get(heads.activation(kind))
+    return {name: np.asarray(activate(found)) for name, found in logits.items()}
