@@ -33,6 +33,7 @@ ROOMS = (
     "results",
     "train",
     "plan",
+    "find_rate",
     "rerun",
     "commands",
     "__init__",  # offers names of all rooms

@@ -1,4 +1,5 @@
 """The sections of a configuration: every setting with its default."""
+
 # No `from __future__ import annotations` here: it would turn the fields' types
 # into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
