@@ -17,11 +17,13 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.carry import State, another
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
+from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.quantised import guard_saving
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -110,6 +112,8 @@ def fit_phases(
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
     _build(model, train)
+    guard_saving(model)
+    check_loss(model, loss, train)
     groups = layer_groups(model, backbone)
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
@@ -126,7 +130,7 @@ def fit_phases(
             if optimizer is not None
             else adamw_of(phase, examples.steps, groups, weight_decay=weight_decay, clip=clip)
         )
-        with frozen_dropout_off(groups):
+        with frozen_dropout_off(groups), labels_explained():
             result = fit_phase(
                 model,
                 examples,
