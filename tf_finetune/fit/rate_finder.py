@@ -21,6 +21,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.carry import another
 from tf_finetune.fit.data_copy import Batch, batches_of, calls_python
 from tf_finetune.fit.loop import adamw_of, compile_phase
+from tf_finetune.fit.loss_checks import check_loss
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.rate_curve import RateCurve, curve_of, diverged
 from tf_finetune.fit.untouched import left_as_found
@@ -90,6 +91,7 @@ def find_learning_rate(
             f'the model "{model.name}" has no weights yet; call it on a batch of inputs first, so '
             "that they are the same with and without this."
         )
+    check_loss(model, loss, train)
     if calls_python(train):
         say(
             "train calls Python code; should that remember something from epoch to epoch, such "
