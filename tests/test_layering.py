@@ -35,6 +35,7 @@ ROOMS = (
     "interpolated",
     "train",
     "plan",
+    "find_rate",
     "rerun",
     "commands",
     "__init__",  # offers names of all rooms

@@ -189,7 +189,10 @@ def test_another_configuration_than_the_runs_is_refused(
         ("--config= --workdir=W", "--config has no value"),
         ("--workdir", "Missing value for flag --workdir"),
         ("--wrokdir=W", 'no flag --wrokdir. Did you mean "--workdir"?'),
-        ("--mode=trian --workdir=W", '--mode is "trian"; allowed: train, plan, evaluate'),
+        (
+            "--mode=trian --workdir=W",
+            '--mode is "trian"; allowed: train, plan, find_rate, evaluate',
+        ),
         ("--workdir=W --config.data.path=D recipe.py", 'unexpected "recipe.py": --mode=train'),
         ("--workdir=W --config.data.paht=x", 'Did you mean "config.data.path"?'),
         ("--workdir=W --config.fit.learning_rate=fast", 'learning_rate is "fast"; it must be a'),

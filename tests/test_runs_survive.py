@@ -145,7 +145,7 @@ def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPat
     [
         (assemble, "prepare", []),
         (assemble, "tokenize", []),
-        (train, "_run_phase", []),
+        (train, "run_phase", []),
         (KeepBest, "on_epoch_end", []),
         (train, "_save_model", []),
         (export, "_write", ["model.keras"]),

@@ -18,6 +18,7 @@ from tf_finetune.workdir import prepare_workdir
 MODES: dict[str, tuple[str, ...]] = {
     "train": (),
     "plan": (),
+    "find_rate": ("output",),
     "evaluate": ("input",),
     "export": ("output",),
     "predict": ("input", "output", "text"),
@@ -31,7 +32,7 @@ class Command:
     Attributes:
         mode: one of `MODES`.
         config: validated.
-        workdir: the run folder; for `plan` where its temporary files go.
+        workdir: the run folder; for `plan` and `find_rate` where temporary files go.
         input: the files to evaluate or predict; None if not given.
         output: where to write; None if not given.
         texts: the texts to predict.
@@ -81,6 +82,22 @@ def _plan(command: Command) -> None:
     from tf_finetune.plan import plan
 
     print(plan(command.config))
+
+
+def _find_rate(command: Command) -> None:
+    from tf_finetune.fit.rate_curve import check_plot
+
+    if command.output:
+        check_plot(command.output, "--output")
+    _check_data(command.config.data)
+    _start_tensorflow()
+    from tf_finetune.find_rate import find_rate
+
+    curve = find_rate(command.config)
+    print(curve.table())
+    if command.output:
+        curve.plot(command.output)
+        print(f"plot: {command.output}")
 
 
 def _evaluate(command: Command) -> None:
@@ -133,6 +150,7 @@ def _predict(command: Command) -> None:
 _DO: dict[str, Callable[[Command], None]] = {
     "train": _train,
     "plan": _plan,
+    "find_rate": _find_rate,
     "evaluate": _evaluate,
     "export": _export,
     "predict": _predict,

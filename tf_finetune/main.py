@@ -89,7 +89,9 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
     flags.DEFINE_string("input", None, "Data to evaluate or predict.", flag_values=values)
-    flags.DEFINE_string("output", None, "Where predict or export writes.", flag_values=values)
+    flags.DEFINE_string(
+        "output", None, "Where predict, export or find_rate (a plot) writes.", flag_values=values
+    )
     flags.DEFINE_multi_string(
         "text", [], "A text to predict; once for each, or without --text.", flag_values=values
     )
@@ -154,7 +156,7 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
     else:
         config = read_config(run) if run else FineTuneConfig()
     config, texts = override(config, rest, known=tuple(values))
-    if not values.workdir and values.mode != "plan":
+    if not values.workdir and values.mode not in ("plan", "find_rate"):
         raise UserError("--workdir is missing; it names the run's folder, as --workdir=runs/first.")
     config.validate()
     if run:

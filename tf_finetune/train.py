@@ -124,7 +124,7 @@ def fine_tune(
                 before = task.network.get_weights()
             if phase.train != "head" and config.data.retained and not untuned:
                 untuned = probe or retained_scores(setup, config)
-            result, scores = _run_phase(setup, fitted, phase, number, run, state, say)
+            result, scores = run_phase(setup, fitted, phase, number, run, state, say)
             results.append(result)
             probe = probe or scores
         if before:
@@ -226,7 +226,7 @@ def _check_same_data(workdir: Path, config: FineTuneConfig, data: Any) -> None:
         )
 
 
-def _run_phase(
+def run_phase(
     setup: Setup,
     config: FineTuneConfig,
     phase: Phase,
@@ -300,7 +300,7 @@ def _run_aside(
     frozen = {variable.path for variable in setup.task.backbone.weights}
     # The head, and the state of every dropout's random numbers.
     before = [(v, v.numpy()) for v in network.variables if v.path not in frozen]
-    _, scores = _run_phase(setup, config, phase, 0, run, {}, say)
+    _, scores = run_phase(setup, config, phase, 0, run, {}, say)
     for variable, value in before:
         variable.assign(value)
     return scores

@@ -18,6 +18,7 @@ from tf_finetune.fit.carry import State, another
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.l2_sp import anchors_of
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
+from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
@@ -26,6 +27,7 @@ from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.flow import graph_of
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.quantised import guard_saving
 from tf_finetune.value_checks import at_least, fraction
 
 
@@ -134,6 +136,8 @@ def fit_phases(
     step = Step(micro_batch=micro_batch)
     check_batch(step, examples)
     _build(model, train)
+    guard_saving(model)
+    check_loss(model, loss, train)
     groups = layer_groups(model, backbone)
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
@@ -164,7 +168,11 @@ def fit_phases(
                 anchors=anchors,
             )
         )
-        with frozen_dropout_off(groups), recomputed_blocks(groups, gradient_checkpointing):
+        with (
+            frozen_dropout_off(groups),
+            recomputed_blocks(groups, gradient_checkpointing),
+            labels_explained(),
+        ):
             result = fit_phase(
                 model,
                 examples,

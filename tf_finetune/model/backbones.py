@@ -141,6 +141,12 @@ def _from_keras_file(file: Path, dtype: str) -> Loaded:
             f'"{file}" holds a {type(model).__name__} whose preprocessor is '
             f"{type(preprocessor).__name__}; it must be a TextClassifierPreprocessor."
         )
+    if modes := {layer.quantization_mode for layer in backbone._flatten_layers()} - {None}:
+        raise folders.wrong_preset(
+            f'"{file}" holds kernels that are quantised ({", ".join(sorted(modes))}), and a run '
+            "trains and saves whole ones; give the model before it was quantised. Adapters beside "
+            "quantised kernels are trained with add_lora and fit_phases."
+        )
     exact = bool(getattr(model, "exact_gelu", False))
     if backbone.dtype_policy.name != dtype:
         backbone = _recast(backbone, dtype, exact)

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from tf_finetune.errors import UserError
+from tf_finetune.model import quantised
 from tf_finetune.model.blocks import layer_groups, listed
 from tf_finetune.model.freezing import lora_layers, selected, set_trainable
 from tf_finetune.model.naming import variable_names
@@ -78,25 +79,35 @@ def add_lora(
         )
     for layer in found:
         layer.enable_lora(rank, lora_alpha=alpha)
+    quantised.guard_saving(model)
     return found
 
 
-def merge_lora(model: keras.Model) -> None:
+def merge_lora(model: keras.Model, *, requantize: bool = False) -> None:
     """Adds each adapter to its kernel and removes it; the outputs stay the same.
 
+    Args:
+        model: with adapters.
+        requantize: take it that quantised kernels are rounded once more, which changes
+            the outputs.
+
     Raises:
-        UserError: for a quantised kernel, which would be rounded once more.
+        UserError: for a quantised kernel, unless `requantize`.
     """
     layers = lora_layers(model)
     for layer in layers:
-        if layer.quantization_mode:
+        if layer.quantization_mode and not requantize:
             raise UserError(
                 f"{layer.path} is quantised ({layer.quantization_mode}); adding its adapter would "
-                "round it once more and change the outputs. Save the adapter with save_adapter."
+                "round it once more and change the outputs. Save the adapter with save_adapter, "
+                "or allow it with requantize=True."
             )
     for layer in layers:
-        base = _base(layer)
-        base.assign(layer.embeddings if hasattr(layer, "lora_embeddings_a") else layer.kernel)
+        if layer.quantization_mode:
+            quantised.requantize(layer)
+        else:
+            adapted = layer.embeddings if hasattr(layer, "lora_embeddings_a") else layer.kernel
+            _base(layer).assign(adapted)
         # Keras has no way back from `enable_lora`.
         for name in ("kernel", "embeddings"):
             for part in "ab":
@@ -163,6 +174,7 @@ def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
             )
         for path in paths:
             by_path[path].enable_lora(int(facts["rank"]), lora_alpha=float(facts["alpha"]))
+        quantised.guard_saving(model)
     names = _named(model)
     for name, values in tensors.items():
         if name not in names or tuple(names[name].shape) != values.shape:

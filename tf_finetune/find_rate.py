@@ -1,0 +1,93 @@
+"""The learning-rate finder on a run's own model and data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.assemble import Setup, set_up
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data.augment import token_noise
+from tf_finetune.fit import precision
+from tf_finetune.fit.data_copy import Batch
+from tf_finetune.fit.examples import examples_of_rows
+from tf_finetune.fit.loop import adamw_of
+from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.rate_curve import RateCurve, curve_of
+from tf_finetune.fit.rate_finder import HIGHEST, LOWEST, STEPS, sweep
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.train import run_phase
+
+# Where a recipe's phase has its rate.
+_SETTINGS = {
+    "probe": "probe_learning_rate",
+    "tune": "learning_rate",
+    "lora": "lora_learning_rate",
+}
+
+
+def find_rate(
+    config: FineTuneConfig, data: Any = None, *, say: Callable[[str], None] = print
+) -> RateCurve:
+    """Suggests a learning rate for the last phase of a run, the one that tunes.
+
+    The phases that train the head alone are run before as in the run; others between
+    are left out. Nothing is kept: files go to a temporary folder.
+
+    Args:
+        config: of the run.
+        data: as in `fine_tune`.
+        say: where lines for people go.
+
+    Raises:
+        UserError: for whatever `fine_tune` would refuse.
+    """
+    config.validate()
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-find-rate-") as folder:
+        run = Path(folder)
+        setup = set_up(config, run / "cache", data, say=say)
+        *before, phase = setup.phases
+        with precision.computing_in(setup.precision, setup.task.backbone):
+            state: dict = {}
+            for number, early in enumerate(before, 1):
+                if early.train == "head":
+                    run_phase(setup, config, early, number, run, state, say)
+                else:
+                    say(f"phase {early.name}: left out")
+            curve = _sweep(setup, config, phase)
+    say(f"phase {phase.name}: {curve.summary()}")
+    if curve.suggestion and isinstance(config.phases, str):
+        say(f"take it with --config.fit.{_SETTINGS[phase.name]}={curve.suggestion:.1e}")
+    return curve
+
+
+def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
+    """On batches as the phase would have them in its first epochs."""
+    task, splits, fit = setup.task, setup.prepared.splits, config.fit
+    groups = layer_groups(task.network, task.backbone)
+    set_trainable(groups, phase.train, phase.batch_norm)
+    noise = token_noise(task.preprocessor, config.data)
+    examples = examples_of_rows(
+        setup.tokens, setup.prepared.labels, splits["train"], splits["validation"], fit, noise
+    )
+    # The rate is set before each step, so it must not be a schedule.
+    flat = dataclasses.replace(phase, schedule="plateau")
+    optimizer = adamw_of(flat, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip)
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
+    objective = objective_of(task, fit.label_smoothing)
+    batches = _weighted(examples.train["x"], examples.train.get("class_weight"))
+    with frozen_dropout_off(groups), contextlib.closing(batches) as own:
+        return curve_of(rates.tolist(), sweep(task.network, own, rates, objective, optimizer))
+
+
+def _weighted(batches: Any, by_class: dict[int, float] | None) -> Generator[Batch, None, None]:
+    for x, y in batches:
+        weight = np.array([by_class[int(label)] for label in y], "float32") if by_class else None
+        yield x, y, weight
