@@ -17,10 +17,10 @@ from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.phases import phases_of, repeated
-from tf_finetune.fit.steps import Step, check_step
+from tf_finetune.fit.steps import check_noise, check_step, step_of
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import set_trainable
+from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.lora import add_lora
 from tf_finetune.model.task import TextTask
 from tf_finetune.settings import ModelConfig
@@ -111,9 +111,14 @@ def set_up(
             backbone=task.backbone,
         )
         say(f"LoRA of rank {model.lora_rank} beside {len(adapted)} kernels")
+    noisy = []
+    step = step_of(task, task.network, config.fit)
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
-        check_step(task.network, Step(micro_batch=config.fit.micro_batch))
+        check_step(task.network, step)
+        with frozen_dropout_off(groups):
+            noisy.append(drops(task.network))
+    check_noise(step, noisy)
     chosen = precision.resolve(config.fit.precision)
     say(
         f"model: {config.model.preset}, {config.model.pooling} pooling, "

@@ -34,6 +34,7 @@ BATCH_NORM = ("freeze", "affine", "update")
 
 _SELECTORS = ("head", "all", "norm", "bias", "lora")
 _LEAST_TOKENS = 8
+_OF_THE_STEP = ("micro_batch", "mixup", "r_drop")
 
 
 def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phases") -> None:
@@ -87,9 +88,15 @@ def check_values(config: FineTuneConfig) -> None:
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
     seed("config.fit.seed", fit.seed)
-    for field in ("weight_decay", "clip", "patience", "spike_guard", "micro_batch"):
+    for field in ("weight_decay", "clip", "patience", "spike_guard", *_OF_THE_STEP):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
     at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
+    if fit.mixup and 1 in (fit.micro_batch, fit.global_batch):
+        alone = "micro_batch" if fit.micro_batch == 1 else "global_batch"
+        raise UserError(
+            f"config.fit.mixup is {fit.mixup}, but config.fit.{alone} is 1, which leaves no other "
+            "example to mix with; raise that, or set mixup to 0."
+        )
     share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)

@@ -18,7 +18,7 @@ from tf_finetune.fit import precision
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.phases import probe_baseline
-from tf_finetune.fit.steps import Step, training_by
+from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 
@@ -82,7 +82,7 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     per_epoch = math.ceil(len(rows) / fit.global_batch)
     optimizer = adamw_of(phase, per_epoch, groups, weight_decay=fit.weight_decay, clip=fit.clip)
     compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
-    with frozen_dropout_off(groups), training_by(network, Step(micro_batch=fit.micro_batch)):
+    with frozen_dropout_off(groups), training_by(network, step_of(task, network, fit)):
         first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
         steps = [
             _step(network, x, setup.prepared.labels[b])

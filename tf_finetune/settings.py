@@ -122,6 +122,10 @@ class FitConfig:
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, skipping those batches and halving the rate; 0 means never.
         label_smoothing: share of the target spread over all classes, 0 to 1.
+        mixup: alpha of the Beta distribution by which the vectors in front of the head are
+            mixed with those of other examples, and their losses with them; 0 mixes none.
+        r_drop: weight of the disagreement between two passes with dropout (R-Drop), where
+            a phase has any; 0 makes one pass.
         class_weights: `balanced` has all classes weigh the same in the training loss,
             however many rows they have; `none` has all rows.
         patience: epochs without a better validation loss before a phase ends;
@@ -150,6 +154,8 @@ class FitConfig:
     clip: float = 1.0
     spike_guard: int = 3
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    r_drop: float = 0.0
     class_weights: str = "none"
     patience: int = 0
     global_batch: int = 32

@@ -33,7 +33,7 @@ from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.phases import probe_baseline
-from tf_finetune.fit.steps import Step
+from tf_finetune.fit.steps import step_of
 from tf_finetune.model import heads
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
@@ -259,7 +259,7 @@ def _run_phase(
             number=number,
             workdir=run,
             full=task.network,
-            step=Step(micro_batch=fit.micro_batch),
+            step=step_of(task, network, fit),
             spike_guard=fit.spike_guard,
             say=say,
         )

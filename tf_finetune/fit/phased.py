@@ -19,10 +19,10 @@ from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
-from tf_finetune.fit.steps import Step, check_batch, check_step
+from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
-from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -56,6 +56,7 @@ def fit_phases(
     weight_decay: float = 0.01,
     clip: float = 1.0,
     micro_batch: int = 0,
+    r_drop: float = 0.0,
     spike_guard: int = 3,
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
@@ -88,6 +89,8 @@ def fit_phases(
         clip: global norm that its gradients are clipped to; 0 means no clipping.
         micro_batch: examples of a batch that go through the network at a time, for less
             memory; an update still takes the whole batch. 0 means all at once.
+        r_drop: weight of the disagreement between two passes with dropout (R-Drop), as in
+            `Disagreement`; phases without dropout go without. 0 makes one pass.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, as in `SpikeGuard`; 0 turns that off.
         say: where lines for people go.
@@ -113,14 +116,18 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
-    step = Step(micro_batch=micro_batch)
+    step = Step(micro_batch=micro_batch, r_drop=r_drop)
     check_batch(step, examples)
     _build(model, train)
     groups = layer_groups(model, backbone)
+    noisy = []
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
         check_step(model, step)
         rate_of(phase, examples.steps)
+        with frozen_dropout_off(groups):
+            noisy.append(drops(model))
+    check_noise(step, noisy)
     for line in repeated(phases):
         say(line)
     results: list[PhaseResult] = []

@@ -230,6 +230,11 @@ def _rates(layer: keras.layers.Layer) -> Iterator[tuple[keras.layers.Layer, str,
             yield layer, name, value
 
 
+def drops(model: keras.Model) -> bool:
+    """Whether training has any dropout or noise, as the layers' rates now are."""
+    return any(True for layer in model._flatten_layers() for _ in _rates(layer))
+
+
 def lora_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a model that have an adapter."""
     return [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
