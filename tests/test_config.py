@@ -80,6 +80,9 @@ def test_defaults_are_valid() -> None:
         ("fit.global_batch", -8, "config.fit.global_batch is -8; it must be at least 1"),
         ("fit.micro_batch", -2, "config.fit.micro_batch is -2; it must be at least -1"),
         ("fit.micro_batch", 33, "config.fit.micro_batch is 33, but a batch has 32 examples"),
+        ("fit.mixup", -0.1, "config.fit.mixup is -0.1; it must be at least 0"),
+        ("fit.mixup", float("inf"), "config.fit.mixup is inf"),
+        ("fit.r_drop", -1.0, "config.fit.r_drop is -1.0; it must be at least 0"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
         ("fit.l2_sp", -1.0, "config.fit.l2_sp is -1.0; it must be at least 0"),
         ("fit.ema", 1.0, "config.fit.ema is 1.0; it must be at least 0 and below 1"),
@@ -135,6 +138,11 @@ def test_settings_that_exclude_each_other() -> None:
         head_only.phases, head_only.fit.train = phases, trained
         with pytest.raises(UserError, match=r"config.fit.gradient_checkpointing is True, but all"):
             head_only.validate()
+    for alone in ("micro_batch", "global_batch"):
+        mixed = changed(f"fit.{alone}", 1)
+        mixed.fit.mixup = 0.2
+        with pytest.raises(UserError, match=rf"config.fit.mixup is 0.2, but config.fit.{alone} is"):
+            mixed.validate()
     labels = changed("model.task", "multi_label")
     labels.data.label_separator = ""
     with pytest.raises(UserError, match=r"config.data.label_separator is empty"):

@@ -20,6 +20,7 @@ ROOMS = (
     "quiet",
     "whole",
     "value_checks",
+    "phase_checks",
     "config_checks",
     "settings",
     "config",

@@ -21,10 +21,10 @@ from tf_finetune.fit import precision
 from tf_finetune.fit.l2_sp import Anchors, anchors_of
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
-from tf_finetune.fit.steps import Step, check_step
+from tf_finetune.fit.steps import check_noise, check_step, step_of
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.model.freezing import set_trainable
+from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.lora import add_lora
 from tf_finetune.model.task import TextTask
 from tf_finetune.settings import ModelConfig
@@ -101,10 +101,16 @@ def set_up(
     targets = prepared.labels[prepared.splits["train"]]
     task = task_of(config, loaded, prepared.class_names, targets, phases, say=say)
     groups = layer_groups(task.network, task.backbone)
+    noisy = []
+    # To be found, the micro-batch may be any: 1 stands for it.
+    micro_batch = abs(config.fit.micro_batch)
+    step = step_of(task, task.network, dataclasses.replace(config.fit, micro_batch=micro_batch))
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
-        # To be found, it may be any: 1 stands for it.
-        check_step(task.network, Step(micro_batch=abs(config.fit.micro_batch)))
+        check_step(task.network, step)
+        with frozen_dropout_off(groups):
+            noisy.append(drops(task.network))
+    check_noise(step, noisy)
     if config.fit.gradient_checkpointing:
         check_recomputable(groups)
     anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")

@@ -13,8 +13,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tf_finetune.config_checks import check_phases, check_values
+from tf_finetune.config_checks import check_values
 from tf_finetune.errors import UserError
+from tf_finetune.phase_checks import check_phases
 from tf_finetune.settings import DataConfig, FitConfig, ModelConfig, ResultsConfig
 from tf_finetune.value_checks import check_types, nearest
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_finetune.errors import UserError
+from tf_finetune.phase_checks import SCHEDULES, check_selector, check_tunes_blocks
 from tf_finetune.value_checks import (
     at_least,
     at_most_batch,
-    check_types,
     fraction,
-    nearest,
     one_of,
     positive,
     seed,
@@ -21,47 +18,18 @@ from tf_finetune.value_checks import (
 )
 
 if TYPE_CHECKING:
-    from tf_finetune.config import FineTuneConfig, Phase
+    from tf_finetune.config import FineTuneConfig
     from tf_finetune.settings import DataConfig, FitConfig
 
 TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
 POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-RECIPES = ("probe_then_tune", "gradual", "lora", "probe", "full")
-SCHEDULES = ("linear", "cosine", "one_cycle", "slanted_triangular", "constant", "plateau")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
-BATCH_NORM = ("freeze", "affine", "update")
 
-_SELECTORS = ("head", "all", "norm", "bias", "lora")
 _LEAST_TOKENS = 8
 _NOISE = ("token_deletion", "token_swap", "token_mask")
-
-
-def check_phases(phases: Any, phase_type: type[Phase], name: str = "config.phases") -> None:
-    """Raises `UserError` unless `phases` is a recipe's name or a list of phases."""
-    if isinstance(phases, str):
-        return one_of(name, phases, RECIPES)
-    if not isinstance(phases, list | tuple) or not phases:
-        raise UserError(f"{name} is {phases!r}; give a recipe's name or a list of Phase.")
-    for index, phase in enumerate(phases):
-        if not isinstance(phase, phase_type):
-            raise UserError(f"{name}[{index}] is {phase!r}; it must be a Phase.")
-        check_types(phase, f"{name}[{index}]")
-        check_phase(phase, f"{name}[{index}]")
-
-
-def check_phase(phase: Phase, name: str) -> None:
-    """Raises `UserError` where a phase has a value that cannot train."""
-    at_least(f"{name}.epochs", phase.epochs, 1)
-    positive(f"{name}.learning_rate", phase.learning_rate)
-    fraction(f"{name}.warmup", phase.warmup)
-    at_least(f"{name}.patience", phase.patience, 0)
-    share(f"{name}.layer_decay", phase.layer_decay)
-    one_of(f"{name}.schedule", phase.schedule, SCHEDULES)
-    one_of(f"{name}.batch_norm", phase.batch_norm, BATCH_NORM)
-    check_selector(f"{name}.train", phase.train)
 
 
 def check_values(config: FineTuneConfig) -> None:
@@ -93,10 +61,16 @@ def check_values(config: FineTuneConfig) -> None:
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
     seed("config.fit.seed", fit.seed)
-    for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard"):
+    for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard", "mixup", "r_drop"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
     at_least("config.fit.micro_batch", fit.micro_batch, -1)
     at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
+    if fit.mixup and 1 in (fit.micro_batch, fit.global_batch):
+        alone = "micro_batch" if fit.micro_batch == 1 else "global_batch"
+        raise UserError(
+            f"config.fit.mixup is {fit.mixup}, but config.fit.{alone} is 1, which leaves no other "
+            "example to mix with; raise that, or set mixup to 0."
+        )
     share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)
@@ -161,15 +135,6 @@ def _check_noise(config: FineTuneConfig) -> None:
 
 def _begins_with_head(phases: Any) -> bool:
     return phases != "full" if isinstance(phases, str) else phases[0].train == "head"
-
-
-def check_tunes_blocks(trained: Iterable[str], name: str) -> None:
-    """Raises `UserError` for checkpointing where no gradient goes through a block."""
-    if set(trained) == {"head"}:
-        raise UserError(
-            f"{name} is True, but all phases train the head alone, which keeps no activations of "
-            "blocks. Set it to False, or choose phases that train more."
-        )
 
 
 def _trained(config: FineTuneConfig) -> list[str]:
@@ -276,24 +241,3 @@ def _check_fractions(data: DataConfig) -> None:
             f"config.data.validation and config.data.test take {held_out:g} of the rows together;"
             " that leaves none to train on."
         )
-
-
-def check_selector(name: str, value: str) -> None:
-    """Raises `UserError` where a value is no selection of what trains."""
-    kind, _, rest = value.partition(":")
-    if kind == "re" and rest:
-        try:
-            re.compile(rest)
-        except re.error as error:
-            raise UserError(
-                f'{name} is "{value}", which is no regular expression: {error}; put a backslash '
-                "before signs that stand for themselves."
-            ) from None
-        return
-    count = rest.isdecimal() and int(rest) > 0
-    if value in _SELECTORS or (kind == "last" and count) or (kind == "from" and rest):
-        return
-    raise UserError(
-        f'{name} is "{value}"; allowed: head, all, last:K with K at least 1, from:NAME of a block '
-        f"or layer, norm, bias, lora, re:PATTERN.{nearest(value, _SELECTORS)}"
-    )

@@ -18,7 +18,7 @@ from tf_finetune.fit import precision
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
-from tf_finetune.fit.steps import Step, training_by
+from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 from tf_finetune.preflight import fitting, share_gpu
@@ -89,7 +89,7 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     with (
         frozen_dropout_off(groups),
         recomputed_blocks(groups, fit.gradient_checkpointing),
-        training_by(network, Step(micro_batch=fit.micro_batch)),
+        training_by(network, step_of(task, network, fit)),
     ):
         first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
         steps = [

@@ -27,7 +27,7 @@ from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.memory import free_bytes, update_bytes, used_bytes
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
-from tf_finetune.fit.steps import Step, training_by
+from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
@@ -196,7 +196,7 @@ def _try(folder: Path, rows: int) -> None:
     network = task.network
     groups = layer_groups(network, task.backbone)
     set_trainable(groups, phase.train, phase.batch_norm)
-    step = Step(micro_batch=0 if rows == fit.global_batch else rows)
+    fit = dataclasses.replace(fit, micro_batch=0 if rows == fit.global_batch else rows)
     with (
         precision.computing_in(job["precision"], task.backbone),
         frozen_dropout_off(groups),
@@ -204,7 +204,7 @@ def _try(folder: Path, rows: int) -> None:
     ):
         optimizer = adamw_of(phase, 100, groups, weight_decay=fit.weight_decay, clip=fit.clip)
         compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
-        with training_by(network, step):
+        with training_by(network, step_of(task, network, fit)):
             batch = slice(fit.global_batch)
             network.train_on_batch({name: v[batch] for name, v in x.items()}, y[batch])
         network.predict_on_batch({name: v[: fit.eval_batch] for name, v in x.items()})

@@ -137,6 +137,10 @@ class FitConfig:
         ema: momentum, such as 0.99, of an average of the weights over a phase's updates:
             epochs are judged by it, and the phase ends with it; 0 means none.
         label_smoothing: share of the target spread over all classes, 0 to 1.
+        mixup: alpha of the Beta distribution by which the vectors in front of the head are
+            mixed with those of other examples, and their losses with them; 0 mixes none.
+        r_drop: weight of the disagreement between two passes with dropout (R-Drop), where
+            a phase has any; 0 makes one pass.
         class_weights: `balanced` has all classes weigh the same in the training loss,
             however many rows they have; `none` has all rows.
         sampling: `balanced` draws as many rows an epoch, but all classes equally often:
@@ -177,6 +181,8 @@ class FitConfig:
     spike_guard: int = 3
     ema: float = 0.0
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    r_drop: float = 0.0
     class_weights: str = "none"
     sampling: str = "shuffle"
     patience: int = 0

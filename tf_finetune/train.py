@@ -34,7 +34,7 @@ from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
-from tf_finetune.fit.steps import Step
+from tf_finetune.fit.steps import step_of
 from tf_finetune.interpolated import interpolate_run, retained_scores
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
@@ -277,7 +277,7 @@ def run_phase(
                 number=number,
                 workdir=run,
                 full=task.network,
-                step=Step(micro_batch=fit.micro_batch),
+                step=step_of(task, network, fit),
                 spike_guard=fit.spike_guard,
                 ema=fit.ema,
                 say=say,

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.config import Phase
-from tf_finetune.config_checks import check_phases, check_tunes_blocks
 from tf_finetune.errors import UserError
 from tf_finetune.fit.carry import State, another
 from tf_finetune.fit.examples import given_examples
@@ -22,12 +21,13 @@ from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
-from tf_finetune.fit.steps import Step, check_batch, check_step
+from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.flow import graph_of
-from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.quantised import guard_saving
+from tf_finetune.phase_checks import check_phases, check_tunes_blocks
 from tf_finetune.value_checks import at_least, fraction
 
 
@@ -63,6 +63,7 @@ def fit_phases(
     l2_sp: float = 0.0,
     clip: float = 1.0,
     micro_batch: int = 0,
+    r_drop: float = 0.0,
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
     ema: float = 0.0,
@@ -99,6 +100,8 @@ def fit_phases(
         clip: global norm that its gradients are clipped to; 0 means no clipping.
         micro_batch: examples of a batch that go through the network at a time, for less
             memory; an update still takes the whole batch. 0 means all at once.
+        r_drop: weight of the disagreement between two passes with dropout (R-Drop), as in
+            `Disagreement`; phases without dropout go without. 0 makes one pass.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, as in `SpikeGuard`; 0 turns that off.
         gradient_checkpointing: keep of each block only what goes in and what comes out,
@@ -133,16 +136,20 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
-    step = Step(micro_batch=micro_batch)
+    step = Step(micro_batch=micro_batch, r_drop=r_drop)
     check_batch(step, examples)
     _build(model, train)
     guard_saving(model)
     check_loss(model, loss, train)
     groups = layer_groups(model, backbone)
+    noisy = []
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
         check_step(model, step)
         rate_of(phase, examples.steps)
+        with frozen_dropout_off(groups):
+            noisy.append(drops(model))
+    check_noise(step, noisy)
     if gradient_checkpointing:
         for phase in {phase.batch_norm: phase for phase in phases}.values():
             _open(model, groups, phase)

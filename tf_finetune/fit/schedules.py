@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_finetune.config_checks import SCHEDULES
 from tf_finetune.errors import UserError
+from tf_finetune.phase_checks import SCHEDULES
 from tf_finetune.value_checks import one_of
 
 __all__ = ["SCHEDULES", "PiecewiseLinear", "rate_schedule"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -14,13 +14,15 @@ import tensorflow as tf
 from tf_finetune.errors import UserError
 from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.micro_batch import in_parts
+from tf_finetune.fit.mixup import draw
+from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses
+from tf_finetune.fit.r_drop import Disagreement
+from tf_finetune.model.freezing import drops
+from tf_finetune.model.task import TextTask
+from tf_finetune.settings import FitConfig
 from tf_finetune.value_checks import at_least, at_most_batch
 
-_MEANS = ("sum_over_batch_size", "mean")
-# Of these the rows of a batch depend on each other, though each has a loss of its own.
-_COUPLED = (keras.losses.Circle,)
 _KEEPS_STATISTICS = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
-_SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, frozen=True)
@@ -29,12 +31,44 @@ class Step:
 
     Attributes:
         micro_batch: examples that go through the network at a time; 0 means all.
+        r_drop: weight of `Disagreement` between two passes, where dropout makes them
+            differ; their losses count half each.
+        mixup: alpha of `mixup.draw`; 0 mixes nothing. In a micro-batch the other example
+            is one of it. What is drawn from has its state among the `variables` of the
+            model, as the generators of dropout have.
+        body: for mixup, from inputs to the vectors that are mixed; None where the
+            model takes these.
+        head: for mixup, from there to outputs.
+        seed: of mixup.
     """
 
     micro_batch: int = 0
+    r_drop: float = 0.0
+    mixup: float = 0.0
+    body: keras.Model | None = None
+    head: keras.Model | None = None
+    seed: int = 0
+
+    @property
+    def settings(self) -> str:
+        """Those that are set, for a message; empty for Keras's own step."""
+        named = {"micro_batch": self.micro_batch, "r_drop": self.r_drop, "mixup": self.mixup}
+        return " and ".join(f"{name} is {value}" for name, value in named.items() if value)
 
 
 KERAS = Step()
+
+
+def step_of(task: TextTask, network: keras.Model, fit: FitConfig) -> Step:
+    """The step of a run's phase, which trains the task's whole `network` or its `head`."""
+    return Step(
+        micro_batch=fit.micro_batch,
+        r_drop=fit.r_drop,
+        mixup=fit.mixup,
+        body=task.encoder if network is task.network else None,
+        head=task.head,
+        seed=fit.seed,
+    )
 
 
 def check_batch(step: Step, examples: Examples) -> None:
@@ -42,6 +76,7 @@ def check_batch(step: Step, examples: Examples) -> None:
     if type(step.micro_batch) is not int:
         raise UserError(f"micro_batch is {step.micro_batch!r}; it must be a whole number.")
     at_least("micro_batch", step.micro_batch, 0)
+    at_least("r_drop", step.r_drop, 0)
     train = examples.train["x"]
     batch = examples.train.get("batch_size")
     if isinstance(train, tf.data.Dataset):
@@ -53,16 +88,15 @@ def check_batch(step: Step, examples: Examples) -> None:
 
 def check_step(model: keras.Model, step: Step) -> None:
     """Raises `UserError` where a model, whose `trainable` is set, cannot train by `step`."""
-    if step == KERAS:
+    if not step.settings:
         return
     for method in ("train_step", "compute_loss"):
         if getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method):
             raise UserError(
-                f"micro_batch is {step.micro_batch}, but the model {type(model).__name__} has a "
-                f"{method} of its own, which takes whole batches; set micro_batch to 0, or use "
-                f"Keras's own {method}."
+                f"{step.settings}, but the model {type(model).__name__} has a {method} of its "
+                f"own, which takes whole batches; set it to 0, or use Keras's own {method}."
             )
-    for layer in model._flatten_layers():
+    for layer in model._flatten_layers() if step.micro_batch else ():
         if isinstance(layer, _KEEPS_STATISTICS) and layer.trainable:
             raise UserError(
                 f"micro_batch is {step.micro_batch}, but the layer {layer.name}, a "
@@ -70,6 +104,15 @@ def check_step(model: keras.Model, step: Step) -> None:
                 'batch; freeze it (batch_norm="freeze" in the Phase, where it is in the '
                 "backbone), or set micro_batch to 0."
             )
+
+
+def check_noise(step: Step, noisy: Iterable[bool]) -> None:
+    """Raises `UserError` for R-Drop where none of some phases has dropout."""
+    if step.r_drop and not any(noisy):
+        raise UserError(
+            f"r_drop is {step.r_drop}, but there is no dropout in what trains, so that two passes "
+            "would be the same; put dropout in (config.model.dropout), or set r_drop to 0."
+        )
 
 
 @contextlib.contextmanager
@@ -80,129 +123,112 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
 
     Raises:
         UserError: as `check_step` does; from `fit`, before the first update, for a loss
-            that is not a sum or mean over examples.
+            that is not fit for it.
     """
-    if step == KERAS:
+    if not step.settings:
         yield
         return
     check_step(model, step)
+    if not drops(model):  # a second pass would be the first again
+        step = dataclasses.replace(step, r_drop=0.0)
+    generator = keras.random.SeedGenerator(step.seed, name="mixup")
+    model._seed_generators.append(generator)  # what goes back or resumes finds it there
     try:
-        model.train_step = functools.partial(_train_step, model, step)
+        model.train_step = functools.partial(_train_step, model, step, generator)
         model.train_function = None
         yield
     finally:
+        model._seed_generators.remove(generator)
         del model.train_step
         model.train_function = None  # it holds the step
 
 
-def _train_step(model: Any, step: Step, data: Any) -> dict[str, Any]:
+def _train_step(
+    model: Any, step: Step, generator: keras.random.SeedGenerator, data: Any
+) -> dict[str, Any]:
     """As `keras.Model.train_step`: one update, then the metrics so far."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, y, sample_weight = batch = keras.utils.unpack_x_y_sample_weight(data)
     variables = model.trainable_weights
     model._symbolic_build(data_batch=data)  # the losses for each output, where not yet known
 
-    def work(part: Any, share: tf.Tensor) -> tuple[list[Any], Any]:
-        x, y, sample_weight = part
+    def work(part: Any, share: tf.Tensor | None) -> tuple[list[Any], Any]:
         with tf.GradientTape() as tape:
-            y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
-            own = _own_losses(model) * share
-            loss = _shared(model._compile_loss, share)(y, y_pred, sample_weight) + own
-            loss = model.optimizer.scale_loss(loss)
-        gradients = map(_shaped, tape.gradient(loss, variables), variables)
-        return [own, *gradients], y_pred
+            loss, y_pred = _forward(model, step, generator, part, share)
+            scaled = model.optimizer.scale_loss(loss)
+        return [loss, *map(_shaped, tape.gradient(scaled, variables), variables)], y_pred
 
-    (own, *gradients), y_pred = in_parts(work, (x, y, sample_weight), step.micro_batch)
-    with tf.GradientTape() as tape:
-        regular = [v.regularizer(v) for v in variables if v.regularizer is not None]
-        penalty = tf.add_n(regular) if regular else tf.constant(0.0)
+    (loss, *gradients), y_pred = (
+        in_parts(work, batch, step.micro_batch) if step.micro_batch else work(batch, None)
+    )
+    with tf.GradientTape() as tape:  # once, not once a part
+        penalties = [v.regularizer(v) for v in variables if v.regularizer is not None]
+        penalty = tf.add_n(penalties) if penalties else tf.constant(0.0)
         scaled = model.optimizer.scale_loss(penalty)
-    for i, extra in enumerate(tape.gradient(scaled, variables)):
-        if extra is not None:
-            gradients[i] = extra if gradients[i] is None else extra + gradients[i]
-    loss = model._compile_loss(y, y_pred, sample_weight) + own + penalty
+    for i, more in enumerate(tape.gradient(scaled, variables)):
+        if more is not None:
+            gradients[i] = more if gradients[i] is None else more + gradients[i]
+    if model._compile_loss.metrics:  # of single outputs
+        model._compile_loss(y, y_pred, sample_weight)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    examples = tf.shape(next(t for t in tf.nest.flatten(x) if t is not None))[0]
-    model._loss_tracker.update_state(loss * replicas, sample_weight=examples)
+    model._loss_tracker.update_state((loss + penalty) * replicas, sample_weight=_count(x))
     model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _forward(
+    model: Any,
+    step: Step,
+    generator: keras.random.SeedGenerator,
+    part: Any,
+    share: tf.Tensor | None,
+) -> tuple[tf.Tensor, Any]:
+    """The loss and the outputs of a part of a batch, or of the whole where `share` is None."""
+    x, y, sample_weight = part
+    losses = compiled_loss(model._compile_loss, share)
+    mixture = draw(step.mixup, _count(x), generator) if step.mixup else None
+    targets = mixture.targets(y, sample_weight) if mixture else [(1.0, y, sample_weight)]
+    passes: list[Any] = []
+    total = tf.constant(0.0)
+    count = 2 if step.r_drop else 1
+    for _ in range(count):
+        if mixture and step.head:
+            vectors = step.body(x, training=True) if step.body else x
+            passes.append(step.head(mixture.rows(vectors), training=True))
+        else:
+            passes.append(model(x, training=True) if model._call_has_training_arg else model(x))
+        total += own_losses(model, share) / count
+    for weight, y_true, weights in targets:
+        for y_pred in passes:
+            total += weight * losses(y_true, y_pred, weights) / count
+        if step.r_drop:
+            total += weight * step.r_drop * _disagreement(model, passes, weights, share)
+    return total, passes[0]
+
+
+def _disagreement(
+    model: Any, passes: list[Any], sample_weight: Any, share: tf.Tensor | None
+) -> tf.Tensor:
+    """Of two passes, with the weights that examples and outputs have in the loss."""
+    losses = model._compile_loss._flat_losses
+    if len(losses) != 1 or tf.nest.is_nested(passes[0]):
+        raise UserError(
+            f"r_drop compares the output of two passes, but the model {model.name} has several "
+            "outputs or losses; set r_drop to 0."
+        )
+    first, second = passes
+    found = loss_of_part(Disagreement(losses[0].loss), share, first, second, sample_weight)
+    weight = losses[0].loss_weights
+    return found if weight is None else found * weight
+
+
+def _count(x: Any) -> tf.Tensor:
+    """Examples in a batch."""
+    return tf.shape(next(t for t in tf.nest.flatten(x) if t is not None))[0]
 
 
 def _shaped(gradient: Any, variable: keras.Variable) -> Any:
     """A gradient that knows its shape, which some operations lose."""
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(
-            gradient.values, gradient.indices, tf.constant(list(variable.shape))
-        )
+        shape = tf.constant(list(variable.shape))
+        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
     return gradient if gradient is None else tf.ensure_shape(gradient, variable.shape)
-
-
-def _own_losses(model: keras.Model) -> tf.Tensor:
-    """What layers have added to the loss themselves: means over the examples.
-
-    Raises:
-        UserError: for anything but the regularisers of activities that Keras has, which
-            are known to be such means.
-    """
-    found: list[tf.Tensor] = []
-    for layer in model._flatten_layers():
-        losses = layer._get_own_losses()
-        stock = type(layer).__module__.partition(".")[0] == "keras"
-        if losses and not (stock and type(layer.activity_regularizer) in _SUMS):
-            raise UserError(
-                f"the layer {layer.name} has a loss of its own (add_loss), of which it is not "
-                "known how it adds up over parts of a batch; set micro_batch to 0, or make it "
-                "part of the loss."
-            )
-        found += losses
-    return tf.add_n(found) if found else tf.constant(0.0)
-
-
-def _shared(compile_loss: Any, share: tf.Tensor) -> Any:
-    """A model's losses on a part of a batch, as they count in those of the whole.
-
-    The figures of single losses, which Keras tracks, are left alone.
-    """
-    parts = _alike(compile_loss)
-    parts._flat_losses = [
-        each._replace(loss=functools.partial(_loss_of_part, each.loss, share))
-        for each in compile_loss._flat_losses
-    ]
-    parts._metrics = [_Ignored() for _ in compile_loss._metrics]
-    return parts
-
-
-def _alike(given: Any) -> Any:
-    """A shallow copy; Keras's own way to copy goes by the configuration."""
-    made = object.__new__(type(given))
-    made.__dict__.update(vars(given))
-    return made
-
-
-class _Ignored:
-    """In place of a metric."""
-
-    def update_state(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
-def _loss_of_part(
-    loss: keras.losses.Loss, share: tf.Tensor, y_true: Any, y_pred: Any, sample_weight: Any
-) -> tf.Tensor:
-    each = _alike(loss)
-    each.reduction = "none"
-    values = each(y_true, y_pred, sample_weight)
-    masked = getattr(y_pred, "_keras_mask", None) is not None
-    known = loss.reduction in (*_MEANS, "sum") and not isinstance(loss, _COUPLED)
-    if masked or not known or not values.shape.rank:
-        what = "of masked outputs" if masked else f'with reduction "{loss.reduction}"'
-        raise UserError(
-            f"loss {loss.name} {what} is not known to be a sum or a mean over examples, which "
-            "parts of a batch could be added up to; use one with a value for each example, or "
-            "set micro_batch to 0."
-        )
-    total = tf.reduce_sum(values)
-    if loss.reduction == "sum":
-        return total
-    # Keras adds gradients up over replicas.
-    count = tf.size(values) * tf.distribute.get_strategy().num_replicas_in_sync
-    return total / tf.cast(count, total.dtype) * tf.cast(share, total.dtype)

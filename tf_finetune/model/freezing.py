@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import keras
 
-from tf_finetune.config_checks import BATCH_NORM, check_selector
 from tf_finetune.errors import UserError
 from tf_finetune.model.blocks import Groups, listed
+from tf_finetune.phase_checks import BATCH_NORM, check_selector
 from tf_finetune.value_checks import nearest, one_of
 
 # What Dropout and its kin, GaussianNoise, and stochastic depth call their rate.
@@ -228,6 +228,11 @@ def _rates(layer: keras.layers.Layer) -> Iterator[tuple[keras.layers.Layer, str,
         value = getattr(layer, name, None)
         if isinstance(value, float) and value > 0:
             yield layer, name, value
+
+
+def drops(model: keras.Model) -> bool:
+    """Whether training has any dropout or noise, as the layers' rates now are."""
+    return any(True for layer in model._flatten_layers() for _ in _rates(layer))
 
 
 def lora_layers(model: keras.Model) -> list[keras.layers.Layer]:
