@@ -20,6 +20,7 @@ from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
+from tf_finetune.fit.strategies import check_strategy
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
@@ -112,6 +113,7 @@ def fit_phases(
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
     _build(model, train)
+    check_strategy(model)
     guard_saving(model)
     check_loss(model, loss, train)
     groups = layer_groups(model, backbone)
