@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_finetune.errors import UserError
 from tf_finetune.fit.multipliers import Multipliers, Pairs
+from tf_finetune.fit.strategies import check_building
 
 
 class Layerwise(keras.optimizers.Optimizer):
@@ -27,6 +28,7 @@ class Layerwise(keras.optimizers.Optimizer):
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
+        check_building(self)
         # One factor for each of `_trainable_variables`.
         self._factors = self._multipliers.factors(variables)
         super().build(variables)

@@ -22,6 +22,7 @@ from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
 from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
+from tf_finetune.fit.strategies import check_strategy
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.flow import graph_of
@@ -139,6 +140,7 @@ def fit_phases(
     step = Step(micro_batch=micro_batch, r_drop=r_drop)
     check_batch(step, examples)
     _build(model, train)
+    check_strategy(model)
     guard_saving(model)
     check_loss(model, loss, train)
     groups = layer_groups(model, backbone)

@@ -8,6 +8,7 @@ import keras
 
 from tf_finetune.errors import UserError
 from tf_finetune.fit.layerwise import Layerwise
+from tf_finetune.fit.strategies import check_strategy
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, set_trainable
 
@@ -64,6 +65,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._current: str | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        outer = self.model.optimizer
+        check_strategy(self.model, getattr(outer, "inner_optimizer", outer))
         self._groups = layer_groups(self.model, self._backbone)
         self._schedule = self._stages()
         self._current = None

@@ -1,0 +1,162 @@
+"""Mistakes in fitting, as they are made: one message each, and no weight has moved."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_finetune import (
+    GradualUnfreezing,
+    LayerwiseAdamW,
+    Phase,
+    UserError,
+    add_lora,
+    find_learning_rate,
+    fit_phases,
+)
+from tf_finetune.fit.schedules import rate_schedule
+
+X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+Y = (np.arange(32) % 2).astype("int32")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network():
+    layers = [keras.layers.Dense(4, name=f"block_{i}") for i in range(2)]
+    return keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(2, name="logits")])
+
+
+def phases(*given, **options):
+    return lambda model: fit_phases(
+        model, (X, Y), phases=list(given), loss=LOSS, say=lambda line: None, **options
+    )
+
+
+def callback(schedule, optimizer="adam", epochs=2):
+    def run(model):
+        model.compile(optimizer, LOSS)
+        model.fit(X, Y, epochs=epochs, verbose=0, callbacks=[GradualUnfreezing(schedule, say=None)])
+
+    return run
+
+
+def multiplied(factor):
+    def run(model):
+        model.compile(LayerwiseAdamW(1e-2, multipliers=[("block", factor)]), LOSS)
+
+    return run
+
+
+# What is done; the message; and the row of the table in docs/training.md, if it has one.
+MISTAKES = {
+    "no phases": (phases(), r"phases is \[\]; give a recipe's name or a list of Phase", ""),
+    "trains statistics alone": (
+        phases(Phase(train="re:nothing_at_all")),
+        r'train="re:nothing_at_all" matches none of the 6 paths.*block_0/kernel',
+        "a selection that opens nothing",
+    ),
+    "unknown selector": (phases(Phase(train="heads")), r'train is "heads"; allowed.*"head"', ""),
+    "no such block": (phases(Phase(train="last:9")), "has 2 blocks; set last:2 or less", ""),
+    "no such layer": (phases(Phase(train="from:block_9")), "no block or layer of that name", ""),
+    "unfreezing longer than training": (
+        callback({0: "head", 5: "all"}),
+        "opens layers at epoch 5, counted from 0, but fit has epochs=2; set epochs=6",
+        "a `schedule` of `GradualUnfreezing` longer than `fit`",
+    ),
+    "warm-up as long as training": (
+        lambda model: rate_schedule("linear", 1e-3, 10, 10),
+        "warmup_steps is 10, but there are 10 updates in all",
+        "a warm-up as long as the training",
+    ),
+    "warm-up of all": (phases(Phase(warmup=1.0)), r"phases\[0\].warmup is 1.0; .* below 1", ""),
+    "negative multiplier": (
+        multiplied(-0.5),
+        r"multipliers\[0\] multiplies the rate by -0.5; the factor must be .* at least 0",
+        "a negative or infinite multiplier",
+    ),
+    "plateau as a schedule": (
+        lambda model: rate_schedule("plateau", 1e-3, 0, 10),
+        "which keras.callbacks.ReduceLROnPlateau makes of a constant rate",
+        "`learning_rate` set by `plateau` and by a schedule at once",
+    ),
+    "plateau beside a schedule": (
+        phases(Phase(), callbacks=[keras.callbacks.ReduceLROnPlateau()]),
+        r'but each Phase has a schedule of its rate.*schedule="plateau"',
+        "`ReduceLROnPlateau` or `LearningRateScheduler` in `callbacks` of `fit_phases`",
+    ),
+    "LoRA where there is none": (
+        lambda model: add_lora(model, targets="re:gamma"),
+        r're:gamma" matches none',
+        "adapters beside layers that have none, or without any",
+    ),
+    "a phase of LoRA without adapters": (phases(Phase(train="lora")), "call add_lora first", ""),
+    "a loss of probabilities": (
+        lambda model: fit_phases(
+            model, (X, Y), phases=[Phase()], loss="sparse_categorical_crossentropy"
+        ),
+        "loss takes probabilities, but the model's last layer has no activation",
+        "`from_logits=True` after a softmax or sigmoid",
+    ),
+    "a search on a model without weights": (
+        lambda model: find_learning_rate(
+            keras.Sequential([keras.layers.Dense(2)]), (X, Y), loss=LOSS
+        ),
+        "has no weights yet",
+        "`find_learning_rate` with a model that has no weights yet",
+    ),
+}
+ROW = (Path(__file__).parents[2] / "docs/training.md").read_text()
+
+
+@pytest.mark.parametrize(("do", "message", "row"), MISTAKES.values(), ids=MISTAKES)
+def test_one_message(do, message, row):
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(UserError) as raised:
+        do(model)
+    assert re.search(message, str(raised.value)), raised.value
+    assert "\n" not in str(raised.value)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert f"\n| {row}" in ROW
+
+
+@pytest.mark.parametrize("second", [Phase(train="all"), Phase(train="all", epochs=3)])
+def test_a_phase_like_the_one_before_is_told_of(second):
+    said = []
+    fit_phases(network(), (X, Y), phases=[Phase(train="all"), second], loss=LOSS, say=said.append)
+    assert 'phase all trains "all" at' in said[0]
+    said.clear()
+    other = Phase(train="all", learning_rate=1e-5)
+    fit_phases(network(), (X, Y), phases=[Phase(train="all"), other], loss=LOSS, say=said.append)
+    assert said[0].startswith("phase all: trainable")
+
+
+def test_a_model_compiled_outside_of_its_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+
+    def fit(model):
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[GradualUnfreezing({0: "head"}, say=None)])
+
+    with strategy.scope():
+        inside = network()
+    inside.compile(LayerwiseAdamW(1e-2), LOSS)
+    with pytest.raises(UserError, match=r"trains under Mirrored.*was compiled under no strategy"):
+        fit(inside)
+    outside = network()
+    with strategy.scope():
+        outside.compile("adam", LOSS)
+    with pytest.raises(UserError, match="made under no strategy, but was compiled under Mirrored"):
+        fit(outside)
+    outside = network()
+    outside.compile("adam", LOSS)
+    with strategy.scope(), pytest.raises(UserError, match="no strategy, but trains under Mirrored"):
+        fit(outside)
+    with pytest.raises(UserError, match=r"made under Mirrored.*but trains under no strategy"):
+        phases(Phase())(inside)
+    with strategy.scope():
+        right = network()
+        right.compile("adam", LOSS)
+    fit(right)
