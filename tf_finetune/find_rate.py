@@ -79,7 +79,15 @@ def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
     )
     # The rate is set before each step, so it must not be a schedule.
     flat = dataclasses.replace(phase, schedule="plateau")
-    optimizer = adamw_of(flat, examples.steps, groups, weight_decay=fit.weight_decay, clip=fit.clip)
+    optimizer = adamw_of(
+        flat,
+        examples.steps,
+        groups,
+        weight_decay=fit.weight_decay,
+        clip=fit.clip,
+        l2_sp=fit.l2_sp,
+        anchors=setup.anchors,
+    )
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     objective = objective_of(task, fit.label_smoothing)
     batches = _weighted(examples.train["x"], examples.train.get("class_weight"))

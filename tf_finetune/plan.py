@@ -84,7 +84,15 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
         encode_rate = sum(map(len, chosen)) / (time.perf_counter() - began)
         network = task.head
     per_epoch = math.ceil(len(rows) / fit.global_batch)
-    optimizer = adamw_of(phase, per_epoch, groups, weight_decay=fit.weight_decay, clip=fit.clip)
+    optimizer = adamw_of(
+        phase,
+        per_epoch,
+        groups,
+        weight_decay=fit.weight_decay,
+        clip=fit.clip,
+        l2_sp=fit.l2_sp,
+        anchors=setup.anchors,
+    )
     compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
     with (
         frozen_dropout_off(groups),

@@ -23,6 +23,7 @@ from tf_finetune.assemble import Setup, task_of
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.l2_sp import anchors_of
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.memory import free_bytes, update_bytes, used_bytes
 from tf_finetune.fit.objective import objective_of
@@ -195,6 +196,7 @@ def _try(folder: Path, rows: int) -> None:
     task = task_of(config, loaded, job["class_names"], y, phases)
     network = task.network
     groups = layer_groups(network, task.backbone)
+    anchors = anchors_of(groups, [phase], fit.l2_sp) if phase.train != "head" else []
     set_trainable(groups, phase.train, phase.batch_norm)
     fit = dataclasses.replace(fit, micro_batch=0 if rows == fit.global_batch else rows)
     with (
@@ -202,7 +204,15 @@ def _try(folder: Path, rows: int) -> None:
         frozen_dropout_off(groups),
         recomputed_blocks(groups, fit.gradient_checkpointing),
     ):
-        optimizer = adamw_of(phase, 100, groups, weight_decay=fit.weight_decay, clip=fit.clip)
+        optimizer = adamw_of(
+            phase,
+            100,
+            groups,
+            weight_decay=fit.weight_decay,
+            clip=fit.clip,
+            l2_sp=fit.l2_sp,
+            anchors=anchors,
+        )
         compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
         with training_by(network, step_of(task, network, fit)):
             batch = slice(fit.global_batch)
