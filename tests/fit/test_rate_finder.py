@@ -200,8 +200,11 @@ def test_the_suggestions_of_a_curve_known_by_heart():
     lowest = int(np.argmin(curve.losses))
     assert curve.minimum_over_10 == pytest.approx(rates[lowest] / 10)
     assert curve.steepest == pytest.approx(rates[int(np.argmin(np.diff(curve.losses)))])
-    # The fall begins at 1e-4, the 21st rate.
-    assert curve.suggestion == pytest.approx(rates[(20 + lowest) // 2])
+    # The fall begins at 1e-4, the 21st rate; its last place above the half is meant.
+    half = (curve.losses[20] + curve.losses[lowest]) / 2
+    place = int(np.argmin(np.abs(rates - curve.suggestion)))
+    assert curve.losses[place] >= half > curve.losses[place + 1]
+    assert rates[20] < curve.suggestion < rates[lowest]
     assert curve.diverged_at is None
 
 

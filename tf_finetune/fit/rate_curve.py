@@ -99,8 +99,9 @@ def curve_of(rates: Sequence[float], raw: Sequence[float]) -> RateCurve:
     """Smooths the losses and reads the suggestions.
 
     They are looked for where the first tenth and the last five steps are cut off, as in
-    fastai: the longest fall there, at half of it; the steepest place; and a tenth of the
-    lowest place's rate.
+    fastai: the steepest place; a tenth of the lowest place's rate; and the valley, where
+    the longest fall has come half of its way down. fastai takes the half of its steps,
+    which a long flat stretch with a little noise before it moves far to the left.
 
     Args:
         rates: all that were to be tried.
@@ -121,7 +122,9 @@ def curve_of(rates: Sequence[float], raw: Sequence[float]) -> RateCurve:
     # What comes after the lowest place is of no use to anyone.
     falling = falling[: int(falling.argmin()) + 1]
     start, end = longest_fall(falling.tolist())
-    curve.suggestion = curve.rates[skipped + (start + end) // 2]
+    half = (falling[start] + falling[end]) / 2
+    middle = start + int(np.flatnonzero(falling[start : end + 1] >= half)[-1])
+    curve.suggestion = curve.rates[skipped + middle]
     # Rates are evenly spaced by their logarithm.
     steepest = int(np.diff(falling).argmin()) if len(falling) > 1 else 0
     curve.steepest = curve.rates[skipped + steepest]
