@@ -11,9 +11,9 @@ from tests import runs
 from tests.runs import config_for
 from tests.tiny import tiny_texts
 from tf_finetune.assemble import set_up
-from tf_finetune.errors import UserError
 from tf_finetune.rerun import evaluate_run
 from tf_finetune.results import evaluate
+from tf_finetune.results.retention import FLOOR_MISSED
 from tf_finetune.train import fine_tune
 
 ROWS = 60
@@ -106,12 +106,20 @@ def test_the_floor_decides_between_the_points(swept, preset, retained, tmp_path)
     assert f"{floor:g} or better on the retained rows" in (tmp_path / "run/report.md").read_text()
 
 
-def test_a_floor_that_no_point_reaches_says_what_there_is(preset, retained, tmp_path):
+def test_where_no_point_reaches_the_floor_what_retains_most_is_taken_and_said(
+    preset, retained, tmp_path
+):
     config = settings(preset, retained, interpolate=True, retained_floor=1.0, epochs=1)
-    with pytest.raises(UserError, match=r"retained_floor is 1, but of 6 points .* accuracy of 0\."):
-        train(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.json").exists()
-    assert (tmp_path / "run" / "checkpoints" / "2-tune" / "best.weights.h5").exists()
+    said: list[str] = []
+    result = fine_tune(config, tmp_path / "run", runs.classes(), say=said.append)
+    line = result.metrics["interpolation"]
+    most = max(row["retained"] for row in line["sweep"])
+    assert most < 1
+    assert result.metrics["retained"]["after"]["accuracy"] == pytest.approx(most)
+    assert FLOOR_MISSED in said
+    report = (tmp_path / "run/report.md").read_text()
+    assert FLOOR_MISSED in report
+    assert "which retain most, though less than the floor of 1" in report
 
 
 def test_retained_rows_change_nothing_but_the_report(preset, tmp_path):
@@ -162,8 +170,9 @@ def test_for_regression_the_floor_is_the_largest_error(preset, tmp_path):
     chosen = shares[card["interpolation"]["share"]]
     assert chosen == pytest.approx(card["retained"]["after"]["mae"], rel=1e-3)
     config = config_for(preset, retained_floor=1e-3, **given)
-    with pytest.raises(UserError, match=r"retained_floor is 0\.001, .* a retained mae of"):
-        train(config, tmp_path / "other", runs.numbers())
+    line = train(config, tmp_path / "other", runs.numbers()).metrics["interpolation"]
+    assert not line["floor_reached"]
+    assert shares[line["share"]] == min(shares.values())
 
 
 def test_evaluation_on_retained_rows_says_that_the_run_knew_them(swept, retained):

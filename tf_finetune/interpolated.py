@@ -10,12 +10,11 @@ import numpy as np
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.pipeline import Store
-from tf_finetune.errors import UserError
 from tf_finetune.fit.examples import examples_of_rows, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.objective import objective_of
-from tf_finetune.results.retention import point
+from tf_finetune.results.retention import FLOOR_MISSED, point
 
 
 def interpolate_run(
@@ -24,11 +23,7 @@ def interpolate_run(
     before: Sequence[np.ndarray],
     say: Callable[[str], None],
 ) -> Interpolation:
-    """Gives the network the best weights between those before tuning and its own.
-
-    Raises:
-        UserError: if no point keeps what `config.fit.retained_floor` asks for.
-    """
+    """Gives the network the best weights between those before tuning and its own."""
     network, splits, fit = setup.task.network, setup.prepared.splits, config.fit
     objective = objective_of(setup.task, fit.label_smoothing)
     floor, sign = fit.retained_floor, 1 if objective.mode == "max" else -1
@@ -38,30 +33,17 @@ def interpolate_run(
         examples = examples_of_rows(cast(Store, setup.tokens), setup.prepared.labels, *rows, fit)
         return lambda: sign * validation_figures(network, examples)[objective.monitor]
 
-    kept: list[float] = []
-
-    def retained() -> float:
-        kept.append(figure_on("retained")())
-        return kept[-1]
-
-    try:
-        found = interpolate(
-            network,
-            before,
-            figure_on("validation"),
-            retained=retained if "retained" in splits else None,
-            # A little lower: Keras gives figures in float32, where 0.7 is less than 0.7.
-            floor=sign * floor - 1e-6 * max(1.0, floor) if floor else None,
-        )
-    except UserError:
-        what = objective.monitor.removeprefix("val_")
-        raise UserError(
-            f"config.fit.retained_floor is {floor:g}, but of {len(kept)} points from "
-            "the weights before tuning to those after it the best has a retained "
-            f"{what} of {abs(max(kept)):.4g}. Choose another floor, or tune less: fewer epochs, a "
-            "lower rate, l2_sp. The tuned weights are in the run folder, under checkpoints."
-        ) from None
+    found = interpolate(
+        network,
+        before,
+        figure_on("validation"),
+        retained=figure_on("retained") if "retained" in splits else None,
+        # A little lower: Keras gives figures in float32, where 0.7 is less than 0.7.
+        floor=sign * floor - 1e-6 * max(1.0, floor) if floor else None,
+    )
     say(_line(found))
+    if not found.floor_reached:
+        say(FLOOR_MISSED)
     return found
 
 

@@ -42,10 +42,11 @@ def test_the_floor_holds(model):
     assert found.sweep[-1] == {"share": 1.0, "score": 10.0, "retained": 0.0}
 
 
-def test_no_point_reaches_the_floor_and_nothing_is_lost(model):
-    with pytest.raises(UserError, match="floor is 11, but the most that any point retains is 10"):
-        interpolate(model, START, lambda: 0.0, retained=lambda: value(model), floor=11)
-    assert value(model) == 10
+def test_where_no_point_reaches_the_floor_the_one_that_retains_most_is_taken(model):
+    kept = {"retained": lambda: 10 - value(model), "floor": 11.0}
+    found = interpolate(model, START, lambda: value(model), **kept)
+    assert (found.share, found.floor_reached, value(model)) == (0.0, False, 0.0)
+    assert interpolate(model, START, lambda: 0.0).floor_reached
 
 
 @pytest.mark.parametrize(

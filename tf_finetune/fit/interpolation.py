@@ -20,10 +20,12 @@ class Interpolation:
     Attributes:
         share: of the fine-tuned weights in the chosen ones.
         sweep: for each share its score and, where asked for, what it retained.
+        floor_reached: by some point; if not, the chosen one retains most.
     """
 
     share: float
     sweep: list[dict[str, float]]
+    floor_reached: bool = True
 
 
 def interpolate(
@@ -48,11 +50,12 @@ def interpolate(
             larger share of fine-tuned weights wins between equals.
         points: shares of the fine-tuned weights to try.
         retained: how good it is now at what it is not to forget.
-        floor: the least that `retained` may be.
+        floor: the least that `retained` may be. If it is less everywhere, the point
+            that retains most is chosen.
 
     Raises:
-        UserError: for shares outside of 0 to 1, a floor without `retained`, other weights
-            than the model's, or no point that reaches the floor.
+        UserError: for shares outside of 0 to 1, a floor without `retained`, or other
+            weights than the model's.
     """
     end = model.get_weights()
     _check(start, end, points, retained, floor)
@@ -63,16 +66,13 @@ def interpolate(
         if retained:
             row["retained"] = float(retained())
         sweep.append(row)
-    allowed = [row for row in sweep if floor is None or row["retained"] >= floor]
-    if not allowed:
-        model.set_weights(end)
-        raise UserError(
-            f"floor is {floor:g}, but the most that any point retains is "
-            f"{max(row['retained'] for row in sweep):g}; lower it, or add points nearer to 0."
-        )
+    reached = [row for row in sweep if floor is None or row["retained"] >= floor]
+    # Where none does, the training is not thrown away.
+    most = max(row.get("retained", 0.0) for row in sweep)
+    allowed = reached or [row for row in sweep if row["retained"] == most]
     best = max(allowed, key=lambda row: (row["score"], row["share"]))
     model.set_weights([_between(a, b, best["share"]) for a, b in zip(start, end, strict=True)])
-    return Interpolation(share=best["share"], sweep=sweep)
+    return Interpolation(share=best["share"], sweep=sweep, floor_reached=bool(reached))
 
 
 def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:

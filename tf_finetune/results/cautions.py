@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tf_finetune.results.retention import FLOOR_MISSED
 from tf_finetune.results.wording import SHARES, cell, decisive
 
 _FEW_ROWS = 30
@@ -27,6 +28,9 @@ def cautions(card: Mapping[str, Any]) -> str:
     low, high = test[f"{name}_interval"]
     if name in SHARES and high - low > 0.1:
         found.append("The interval is wider than ten points; a larger test split would narrow it.")
+    line = card.get("interpolation") or {}
+    if not line.get("floor_reached", True):
+        found.append(FLOOR_MISSED)
     for phase in card["phases"]:
         if skipped := phase.get("skipped"):
             found.append(

@@ -207,14 +207,17 @@ def _training(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         scores = ", ".join(retention.point(row) for row in line["sweep"])
         text += (
             f"\n\nThe weights are {line['share']:.0%} of the way from those before tuning to "
-            f"those after it, the best on validation{_floor(config)} ({scores})."
+            f"those after it, {_chosen(line, config)} ({scores})."
         )
     return text + "\n\n" + _history([row for p in phases for row in p["history"]])
 
 
-def _floor(config: FineTuneConfig) -> str:
+def _chosen(line: Mapping[str, Any], config: FineTuneConfig) -> str:
     floor = config.fit.retained_floor
-    return f" among those with {floor:g} or better on the retained rows" if floor else ""
+    if not line["floor_reached"]:
+        return f"which retain most, though less than the floor of {floor:g}"
+    among = f" among those with {floor:g} or better on the retained rows" if floor else ""
+    return f"the best on validation{among}"
 
 
 def _history(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,12 @@ import numpy as np
 from tf_finetune.results import evaluate
 from tf_finetune.results.wording import NAMES, decisive, difference, with_interval
 
+FLOOR_MISSED = (
+    "No point of the interpolation reached config.fit.retained_floor on the retained rows, so the "
+    "one that retains most was taken. Lower the floor, or tune less: fewer epochs, a lower rate, "
+    "l2_sp."
+)
+
 
 def account(
     task: str,
