@@ -39,6 +39,13 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "lora": ("phases=lora",),
     "layer_decay": ("fit.layer_decay=0.8",),
     "interpolate": ("fit.interpolate=True",),
+    "l2_sp": ("fit.l2_sp=30",),
+    "ema": ("fit.ema=0.99",),
+    "mixup": ("fit.mixup=0.4",),
+    "r_drop": ("fit.r_drop=1",),
+    "token_deletion": ("data.token_deletion=0.1",),
+    "token_mask": ("data.token_mask=0.1",),
+    "probe_seeds": ("fit.probe_seeds=5",),
 }
 _FEW = 1024
 
