@@ -147,7 +147,7 @@ def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPat
         (assemble, "tokenize", []),
         (train, "run_phase", []),
         (KeepBest, "on_epoch_end", []),
-        (train, "_save_model", []),
+        (train, "written_whole", []),
         (export, "_write", ["model.keras"]),
         (train.report, "render", ["model.keras"]),
     ],

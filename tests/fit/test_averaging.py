@@ -136,18 +136,9 @@ def test_the_spike_guard_takes_the_average_back_too():
 
 
 def test_it_counts_updates_where_gradients_accumulate():
-    watch = Watch()
-    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
-    phase = Phase(epochs=2, learning_rate=0.1)
-    fit(
-        nested(),
-        phase,
-        train=batches(),
-        optimizer=optimizer,
-        validation=None,
-        ema=0.8,
-        callbacks=[watch],
-    )
+    model, watch = nested(), Watch()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), LOSS)
+    model.fit(batches(), epochs=2, verbose=0, callbacks=[AveragedWeights(0.8), watch])
     assert_equal(watch.ends[-1], by_hand(watch.raw[::2], 0.8))
 
 

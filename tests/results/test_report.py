@@ -100,7 +100,7 @@ def test_it_tells_what_a_stranger_needs():
         "| tune | all | 250 of 1,000 (25.0%) | 2 of 3 | 12.3 | 5 moved, 7 frozen bit-identical |",
         "| phase | epoch | val_accuracy |",
         "1 x leak",
-        "fit.epochs: 2 -> 3",
+        "fit.epochs: 0 -> 3",
         "tf-finetune --config=configs/reviews.py --workdir=runs/x",
         "tensorflow 2.21.0",
         "`abc123`",
