@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "FitResult": "tf_finetune.train",
     "GradualUnfreezing": "tf_finetune.fit.unfreezing",
-    "LayerwiseAdamW": "tf_finetune.fit.optimizers",
+    "LayerwiseAdamW": "tf_finetune.optim.optimizers",
     "add_lora": "tf_finetune.model.lora",
-    "find_learning_rate": "tf_finetune.fit.rate_finder",
+    "find_learning_rate": "tf_finetune.rates.finder",
     "fine_tune": "tf_finetune.train",
     "fit_phases": "tf_finetune.fit.phased",
     "load_adapter": "tf_finetune.model.lora",

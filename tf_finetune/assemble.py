@@ -18,7 +18,6 @@ from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
-from tf_finetune.fit.l2_sp import Anchors, anchors_of
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.steps import check_noise, check_step, step_of
@@ -27,6 +26,7 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.lora import add_lora
 from tf_finetune.model.task import TextTask
+from tf_finetune.optim.l2_sp import Anchors, anchors_of
 from tf_finetune.settings import ModelConfig
 
 SPLITS = "splits.npz"

@@ -85,7 +85,7 @@ def _plan(command: Command) -> None:
 
 
 def _find_rate(command: Command) -> None:
-    from tf_finetune.fit.rate_curve import check_plot
+    from tf_finetune.rates.curve import check_plot
 
     if command.output:
         check_plot(command.output, "--output")

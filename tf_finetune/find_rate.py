@@ -19,10 +19,10 @@ from tf_finetune.fit.data_copy import Batch
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.loop import adamw_of
 from tf_finetune.fit.objective import objective_of
-from tf_finetune.fit.rate_curve import RateCurve, curve_of
-from tf_finetune.fit.rate_finder import HIGHEST, LOWEST, STEPS, sweep
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.rates.curve import RateCurve, curve_of
+from tf_finetune.rates.finder import HIGHEST, LOWEST, STEPS, sweep
 from tf_finetune.train import run_phase
 
 # Where a recipe's phase has its rate.

@@ -23,7 +23,6 @@ from tf_finetune.assemble import Setup, task_of
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
-from tf_finetune.fit.l2_sp import anchors_of
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.memory import free_bytes, update_bytes, used_bytes
 from tf_finetune.fit.objective import objective_of
@@ -32,6 +31,7 @@ from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.optim.l2_sp import anchors_of
 
 FIND = -1  # as `config.fit.micro_batch`
 

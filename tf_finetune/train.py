@@ -24,7 +24,6 @@ from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
-from tf_finetune.fit.carry import State
 from tf_finetune.fit.checkpoints import bytes_of
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import cache_features
@@ -39,6 +38,7 @@ from tf_finetune.interpolated import interpolate_run, retained_scores
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
+from tf_finetune.optim.carry import State
 from tf_finetune.preflight import fitting, share_gpu
 from tf_finetune.results import evaluate, export, report, retention
 from tf_finetune.results.export_folder import check_folder

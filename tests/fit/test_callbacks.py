@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tf_finetune.fit.callbacks import MetricsLog, Progress
-from tf_finetune.fit.optimizers import LayerwiseAdamW
-from tf_finetune.fit.schedules import rate_schedule
+from tf_finetune.optim.optimizers import LayerwiseAdamW
+from tf_finetune.optim.schedules import rate_schedule
 
 X, Y = np.ones((12, 1), "float32"), np.zeros((12, 1), "float32")
 

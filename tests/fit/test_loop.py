@@ -185,8 +185,8 @@ def test_a_plain_keras_fit_gives_the_same_weights(data, tmp_path):
     ours, plain = tiny_task(), tiny_task()
     run(ours, data, tmp_path, weight_decay=0.0, epochs=1)
     from tf_finetune.data.pipeline import training_dataset
-    from tf_finetune.fit.layerwise import layerwise
-    from tf_finetune.fit.schedules import rate_schedule
+    from tf_finetune.optim.layerwise import layerwise
+    from tf_finetune.optim.schedules import rate_schedule
 
     # Stock Keras clips by the rows of an embedding's gradient before it adds up repeated ones.
     adam = keras.optimizers.Adam(rate_schedule("linear", 1e-2, 0, 6), global_clipnorm=1.0)

@@ -17,7 +17,7 @@ from tf_finetune import (
     find_learning_rate,
     fit_phases,
 )
-from tf_finetune.fit.schedules import rate_schedule
+from tf_finetune.optim.schedules import rate_schedule
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = (np.arange(32) % 2).astype("int32")

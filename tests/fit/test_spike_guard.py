@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.optimizers import LayerwiseAdamW
-from tf_finetune.fit.schedules import rate_schedule
 from tf_finetune.fit.spike_guard import SpikeGuard
+from tf_finetune.optim.optimizers import LayerwiseAdamW
+from tf_finetune.optim.schedules import rate_schedule
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(400, 4)).astype("float32")

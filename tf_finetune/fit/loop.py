@@ -16,18 +16,18 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import Audit, Snapshot
 from tf_finetune.fit.averaging import AveragedWeights
 from tf_finetune.fit.callbacks import MetricsLog, Progress
-from tf_finetune.fit.carry import State, carried_into, state_of
 from tf_finetune.fit.checkpoints import KeepBest
 from tf_finetune.fit.examples import Examples, validation_figures
-from tf_finetune.fit.l2_sp import Anchors
 from tf_finetune.fit.objective import Objective
-from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
-from tf_finetune.fit.schedules import rate_schedule
 from tf_finetune.fit.seeds import Seeds
 from tf_finetune.fit.spike_guard import SpikeGuard
 from tf_finetune.fit.steps import KERAS, Step, training_by
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
+from tf_finetune.optim.carry import State, carried_into, state_of
+from tf_finetune.optim.l2_sp import Anchors
+from tf_finetune.optim.optimizers import LayerwiseAdamW, depth_multipliers
+from tf_finetune.optim.schedules import rate_schedule
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

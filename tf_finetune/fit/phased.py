@@ -13,21 +13,21 @@ import tensorflow as tf
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
-from tf_finetune.fit.carry import State, another
 from tf_finetune.fit.examples import given_examples
-from tf_finetune.fit.l2_sp import anchors_of
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
 from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
-from tf_finetune.fit.strategies import check_strategy
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.flow import graph_of
 from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.quantised import guard_saving
+from tf_finetune.optim.carry import State, another
+from tf_finetune.optim.l2_sp import anchors_of
+from tf_finetune.optim.strategies import check_strategy
 from tf_finetune.phase_checks import check_phases, check_tunes_blocks
 from tf_finetune.value_checks import at_least, fraction
 

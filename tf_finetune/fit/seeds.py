@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from tf_finetune.fit.carry import State
 from tf_finetune.fit.objective import Objective
+from tf_finetune.optim.carry import State
 
 if TYPE_CHECKING:
     from tf_finetune.fit.loop import PhaseResult

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import keras
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.layerwise import Layerwise
-from tf_finetune.fit.strategies import check_strategy
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, set_trainable
+from tf_finetune.optim.layerwise import Layerwise
+from tf_finetune.optim.strategies import check_strategy
 
 
 class GradualUnfreezing(keras.callbacks.Callback):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_finetune import Phase, UserError, find_learning_rate, fit_phases
-from tf_finetune.fit.rate_curve import curve_of, diverged, longest_fall, smoothed
+from tf_finetune.rates.curve import curve_of, diverged, longest_fall, smoothed
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(96, 6)).astype("float32")
@@ -128,7 +128,7 @@ def test_even_a_search_that_fails_leaves_no_trace(monkeypatch):
         assert not np.array_equal(model.get_weights()[-1], before[-1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tf_finetune.fit.rate_finder.diverged", fails)
+    monkeypatch.setattr("tf_finetune.rates.finder.diverged", fails)
     with pytest.raises(KeyboardInterrupt):
         find_learning_rate(model, (X, Y), Phase(train="head"), loss=LOSS, lowest=0.1, **QUIET)
     assert vars(model) == compiled

@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.layerwise import layerwise
-from tf_finetune.fit.optimizers import LayerwiseAdamW, depth_multipliers
-from tf_finetune.fit.schedules import rate_schedule
 from tf_finetune.model.blocks import Groups
+from tf_finetune.optim.layerwise import layerwise
+from tf_finetune.optim.optimizers import LayerwiseAdamW, depth_multipliers
+from tf_finetune.optim.schedules import rate_schedule
 
 RATE, DECAY, EPSILON = 0.01, 0.1, 1e-7
 # Of kernel, bias and late.

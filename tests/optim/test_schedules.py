@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.optimizers import LayerwiseAdamW
-from tf_finetune.fit.schedules import SCHEDULES, PiecewiseLinear, rate_schedule
+from tf_finetune.optim.optimizers import LayerwiseAdamW
+from tf_finetune.optim.schedules import SCHEDULES, PiecewiseLinear, rate_schedule
 
 NAMES = [name for name in SCHEDULES if name != "plateau"]
 

@@ -79,7 +79,7 @@ class RateCurve:
         Raises:
             UserError: for another ending, or a folder that is not there.
         """
-        from tf_finetune.fit.rate_plot import drawing
+        from tf_finetune.rates.plot import drawing
 
         path = Path(file)
         check_plot(path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tf_finetune.fit.rate_curve import RateCurve
+if TYPE_CHECKING:
+    from tf_finetune.rates.curve import RateCurve
 
 Place = Callable[[float], float]
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 420, 70, 50, 20, 50

@@ -5,9 +5,9 @@ import tensorflow as tf
 from keras import optimizers
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.layerwise import layerwise
-from tf_finetune.fit.optimizers import LayerwiseAdamW
-from tf_finetune.fit.schedules import rate_schedule
+from tf_finetune.optim.layerwise import layerwise
+from tf_finetune.optim.optimizers import LayerwiseAdamW
+from tf_finetune.optim.schedules import rate_schedule
 
 KINDS = {
     "SGD": lambda rate: optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=0.1),

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.optimizers import LayerwiseAdamW
 from tf_finetune.model.naming import variable_names
+from tf_finetune.optim.optimizers import LayerwiseAdamW
 
 # By variable and kind of slot.
 State = dict[Any, Any]

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.l2_sp import Anchors, Pull
-from tf_finetune.fit.layerwise import Layerwise
-from tf_finetune.fit.multipliers import Multipliers, Pairs
 from tf_finetune.model.naming import variable_names
+from tf_finetune.optim.l2_sp import Anchors, Pull
+from tf_finetune.optim.layerwise import Layerwise
+from tf_finetune.optim.multipliers import Multipliers, Pairs
 from tf_finetune.value_checks import at_least
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.multipliers import Multipliers
-from tf_finetune.fit.optimizers import LayerwiseAdamW
 from tf_finetune.model.naming import variable_names
+from tf_finetune.optim.multipliers import Multipliers
+from tf_finetune.optim.optimizers import LayerwiseAdamW
 
 
 def variables(count):

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.multipliers import Multipliers, Pairs
-from tf_finetune.fit.strategies import check_building
+from tf_finetune.optim.multipliers import Multipliers, Pairs
+from tf_finetune.optim.strategies import check_building
 
 
 class Layerwise(keras.optimizers.Optimizer):

@@ -8,10 +8,10 @@ import tensorflow as tf
 from tests.fit.test_phased import LOSS, batches, fit, nested
 from tests.runs import classes, config_for
 from tf_finetune import LayerwiseAdamW, Phase, UserError, add_lora, fine_tune
-from tf_finetune.fit.l2_sp import anchors_of
-from tf_finetune.fit.schedules import rate_schedule
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
+from tf_finetune.optim.l2_sp import anchors_of
+from tf_finetune.optim.schedules import rate_schedule
 
 STEPS, L2_SP, DECAY, EPSILON = 12, 3.0, 0.1, 1e-7
 FACTORS = (0.25, 1.0, 0.5)

@@ -17,16 +17,16 @@ import numpy as np
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
-from tf_finetune.fit.carry import another
 from tf_finetune.fit.data_copy import Batch, batches_of, calls_python
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.loss_checks import check_loss
 from tf_finetune.fit.objective import Objective
-from tf_finetune.fit.rate_curve import RateCurve, curve_of, diverged
-from tf_finetune.fit.untouched import left_as_found
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.optim.carry import another
 from tf_finetune.phase_checks import check_phase
+from tf_finetune.rates.curve import RateCurve, curve_of, diverged
+from tf_finetune.rates.untouched import left_as_found
 from tf_finetune.value_checks import at_least, positive
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
