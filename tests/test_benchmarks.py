@@ -121,3 +121,37 @@ def test_the_peer_gets_the_rows_of_our_own_split(benchmark, tmp_path: Path) -> N
     rows = [f"{row['text']},{names[row['label']]}" for part in written.values() for row in part]
     assert len(set(rows)) == len(rows)
     assert set(rows) <= set(lines)
+
+
+def test_each_remedy_is_a_configuration_that_can_run(benchmark) -> None:
+    module = benchmark("remedies")
+    configs = {name: module.recipe(name, 64, 3) for name in module.RECIPES}
+    for config in configs.values():
+        config.validate()
+        assert (config.data.limit, config.data.seed, config.fit.seed) == (64, 3, 3)
+    assert len({config.to_json() for config in configs.values()}) == len(configs)
+
+
+def test_the_table_of_remedies_leaves_out_what_was_not_measured(benchmark) -> None:
+    results = {
+        ("full", 64): [{"test": 0.5}, {"test": 0.7}],
+        ("full", 0): [{"test": 0.8, "recall": 0.25}, {"test": 0.8, "recall": 0.25}],
+    }
+    table = benchmark("remedies").table
+    assert table(results, "test", "accuracy").splitlines() == [
+        "| accuracy | 64 rows | all rows |",
+        "|---|---|---|",
+        "| full | 0.600 ± 0.141 | 0.800 ± 0.000 |",
+    ]
+    assert table(results, "recall", "found").splitlines()[2] == "| full | 0.250 ± 0.000 |"
+
+
+@pytest.mark.real
+def test_reviews_are_long_of_both_kinds_and_other_ones_to_choose_by(benchmark) -> None:
+    module = benchmark("retained")
+    texts, labels = module.reviews()
+    others, _ = module.reviews(skip=1000)
+    assert len(texts) == len(others) == len(labels) == 1000
+    assert not set(texts) & set(others)
+    assert 0.4 < labels.mean() < 0.6
+    assert min(len(text.split()) for text in texts) >= 260
