@@ -17,7 +17,7 @@ from tf_finetune.data.augment import token_noise
 from tf_finetune.fit import precision
 from tf_finetune.fit.data_copy import Batch
 from tf_finetune.fit.examples import examples_of_rows
-from tf_finetune.fit.loop import adamw_of
+from tf_finetune.fit.loop import run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
@@ -79,15 +79,7 @@ def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
     )
     # The rate is set before each step, so it must not be a schedule.
     flat = dataclasses.replace(phase, schedule="plateau")
-    optimizer = adamw_of(
-        flat,
-        examples.steps,
-        groups,
-        weight_decay=fit.weight_decay,
-        clip=fit.clip,
-        l2_sp=fit.l2_sp,
-        anchors=setup.anchors,
-    )
+    optimizer = run_adamw(flat, examples.steps, groups, fit, setup.anchors)
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     objective = objective_of(task, fit.label_smoothing)
     batches = _weighted(examples.train["x"], examples.train.get("class_weight"))

@@ -15,7 +15,7 @@ from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.pipeline import plan_epoch
 from tf_finetune.fit import precision
-from tf_finetune.fit.loop import adamw_of, compile_phase
+from tf_finetune.fit.loop import compile_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.steps import step_of, training_by
@@ -84,15 +84,7 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
         encode_rate = sum(map(len, chosen)) / (time.perf_counter() - began)
         network = task.head
     per_epoch = math.ceil(len(rows) / fit.global_batch)
-    optimizer = adamw_of(
-        phase,
-        per_epoch,
-        groups,
-        weight_decay=fit.weight_decay,
-        clip=fit.clip,
-        l2_sp=fit.l2_sp,
-        anchors=setup.anchors,
-    )
+    optimizer = run_adamw(phase, per_epoch, groups, fit, setup.anchors)
     compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
     with (
         frozen_dropout_off(groups),

@@ -23,7 +23,7 @@ from tf_finetune.assemble import Setup, task_of
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
-from tf_finetune.fit.loop import adamw_of, compile_phase
+from tf_finetune.fit.loop import compile_phase, run_adamw
 from tf_finetune.fit.memory import free_bytes, update_bytes, used_bytes
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
@@ -160,8 +160,6 @@ def _largest(config: FineTuneConfig, setup: Setup) -> tuple[Phase, int]:
             kept=not fit.gradient_checkpointing,
         )
         found.append((needed, phase))
-    for phase in setup.phases:  # as it was
-        set_trainable(groups, phase.train, phase.batch_norm)
     needed, phase = max(found, key=lambda pair: pair[0])
     return phase, needed
 
@@ -204,15 +202,7 @@ def _try(folder: Path, rows: int) -> None:
         frozen_dropout_off(groups),
         recomputed_blocks(groups, fit.gradient_checkpointing),
     ):
-        optimizer = adamw_of(
-            phase,
-            100,
-            groups,
-            weight_decay=fit.weight_decay,
-            clip=fit.clip,
-            l2_sp=fit.l2_sp,
-            anchors=anchors,
-        )
+        optimizer = run_adamw(phase, 100, groups, fit, anchors)
         compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
         with training_by(network, step_of(task, network, fit)):
             batch = slice(fit.global_batch)

@@ -29,7 +29,7 @@ from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import cache_features
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation
-from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase
+from tf_finetune.fit.loop import PhaseResult, fit_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
@@ -264,15 +264,7 @@ def run_phase(
                 examples,
                 phase,
                 objective=objective,
-                optimizer=adamw_of(
-                    phase,
-                    examples.steps,
-                    groups,
-                    weight_decay=fit.weight_decay,
-                    clip=fit.clip,
-                    l2_sp=fit.l2_sp,
-                    anchors=setup.anchors,
-                ),
+                optimizer=run_adamw(phase, examples.steps, groups, fit, setup.anchors),
                 state=state,
                 number=number,
                 workdir=run,

@@ -28,6 +28,7 @@ from tf_finetune.optim.carry import State, carried_into, state_of
 from tf_finetune.optim.l2_sp import Anchors
 from tf_finetune.optim.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.optim.schedules import rate_schedule
+from tf_finetune.settings import FitConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -108,6 +109,21 @@ def adamw_of(
         anchors=anchors,
         global_clipnorm=clip or None,
         multipliers=depth_multipliers(groups, phase.layer_decay) if phase.layer_decay < 1 else (),
+    )
+
+
+def run_adamw(
+    phase: Phase, steps: int, groups: Groups, fit: FitConfig, anchors: Anchors
+) -> LayerwiseAdamW:
+    """The optimiser of a run's phase, by the run's settings; else as `adamw_of`."""
+    return adamw_of(
+        phase,
+        steps,
+        groups,
+        weight_decay=fit.weight_decay,
+        clip=fit.clip,
+        l2_sp=fit.l2_sp,
+        anchors=anchors,
     )
 
 
