@@ -55,3 +55,17 @@ def test_from_the_command_line(preset, folder, capfd):
     assert (folder / "rates.svg").read_text().startswith("<svg")
     assert main.run(["tf-finetune", *given, "--output=rates.png"]) == 2
     assert '--output is "rates.png"; the plot is an SVG' in capfd.readouterr().err
+
+
+def test_the_sweep_makes_its_updates_as_the_run_would(preset, folder):
+    said = []
+
+    def raw(**changes):
+        config = config_for(preset, probe_epochs=1, **changes)
+        return find_rate(config, runs.classes(), say=said.append).raw
+
+    plain = raw()
+    # What is to be found fits as a whole here.
+    np.testing.assert_array_equal(raw(micro_batch=-1), plain)
+    assert any(line.startswith("memory: 16 rows at a time fit") for line in said)
+    assert raw(mixup=1.0) != plain

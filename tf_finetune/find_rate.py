@@ -19,8 +19,11 @@ from tf_finetune.fit.data_copy import Batch
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.loop import run_adamw
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.recompute import recomputed_blocks
+from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.preflight import fitting, share_gpu
 from tf_finetune.rates.curve import RateCurve, curve_of
 from tf_finetune.rates.finder import HIGHEST, LOWEST, STEPS, sweep
 from tf_finetune.train import run_phase
@@ -52,7 +55,9 @@ def find_rate(
     config.validate()
     with tempfile.TemporaryDirectory(prefix="tf_finetune-find-rate-") as folder:
         run = Path(folder)
+        share_gpu(config)
         setup = set_up(config, run / "cache", data, say=say)
+        config = fitting(config, setup, say=say)
         *before, phase = setup.phases
         with precision.computing_in(setup.precision, setup.task.backbone):
             state: dict = {}
@@ -83,7 +88,12 @@ def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     objective = objective_of(task, fit.label_smoothing)
     batches = _weighted(examples.train["x"], examples.train.get("class_weight"))
-    with frozen_dropout_off(groups), contextlib.closing(batches) as own:
+    with (
+        frozen_dropout_off(groups),
+        recomputed_blocks(groups, fit.gradient_checkpointing),
+        training_by(task.network, step_of(task, task.network, fit)),
+        contextlib.closing(batches) as own,
+    ):
         return curve_of(rates.tolist(), sweep(task.network, own, rates, objective, optimizer))
 
 
