@@ -53,7 +53,15 @@ def use_exact_gelu(backbone: keras_hub.models.Backbone) -> None:
     the backbone was made from its configuration.
     """
     for layer in _tanh_gelu_layers(backbone):
-        layer.activation = keras.activations.gelu
+        layer.activation = _exact_gelu
+
+
+@keras.saving.register_keras_serializable("tf_finetune")
+def _exact_gelu(x: Any) -> Any:
+    # By erf in float32, as PyTorch computes it: TensorFlow's own goes by erfc, which in
+    # bfloat16 takes 2.5 times as long, and 15% of a training step.
+    wide = keras.ops.cast(x, "float32")
+    return keras.ops.cast(0.5 * wide * (1.0 + keras.ops.erf(wide * 0.5**0.5)), x.dtype)
 
 
 def mend_activation(backbone: keras_hub.models.Backbone, config: dict[str, Any]) -> bool:
