@@ -1,0 +1,44 @@
+"""A worker that meets the others and then does what it is told on stdin; no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from tf_finetune.cluster import gather, watch
+from tf_finetune.cluster.join import joined
+from tf_finetune.cluster.lost import LOST_STATUS, PeerLost
+from tf_finetune.cluster.spec import read_cluster
+from tf_finetune.errors import UserError
+
+
+def run(facts=None, shared=None, timeout=20.0, silence=4.0, grace=1.0):
+    watch.SILENCE, watch.GRACE, gather.SILENCE = silence, grace, silence
+    cluster = read_cluster()
+    assert cluster
+    print("starts", flush=True)
+    with joined(cluster, facts or {}, shared, timeout) as meeting:
+        print("met", json.dumps(meeting.shared), flush=True)
+        for line in sys.stdin:
+            command, _, value = line.strip().partition(" ")
+            if command == "finish":
+                break
+            if command == "hang":
+                time.sleep(1000)
+            if command == "agree":
+                print("agreed", json.dumps(meeting.agree({"value": value}, value)), flush=True)
+            if command == "fail":
+                raise UserError(value)
+            if command == "exit":
+                sys.exit(int(value))
+    print("finished", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        run(**json.loads(sys.argv[1]))
+    except UserError as error:
+        sys.exit(print(error, file=sys.stderr) or 2)
+    except PeerLost as error:
+        sys.exit(print(error, file=sys.stderr) or LOST_STATUS)
