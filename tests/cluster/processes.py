@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
-
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60  # a test that waits longer has failed

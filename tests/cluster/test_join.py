@@ -85,7 +85,7 @@ def test_what_is_found_out_later_is_compared_too(three) -> None:
     workers, addresses = three
     for worker in workers:
         worker.do("agree 7")
-        assert worker.says() == 'agreed "7"'
+    assert [worker.says() for worker in workers] == ['agreed "7"'] * 3
     for index, worker in enumerate(workers):
         worker.do(f"agree {index // 2}")
     for worker in workers:

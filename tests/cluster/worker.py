@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from pathlib import Path
 
 from tf_finetune.cluster import gather, watch
 from tf_finetune.cluster.join import joined
@@ -13,13 +15,16 @@ from tf_finetune.cluster.spec import read_cluster
 from tf_finetune.errors import UserError
 
 
-def run(facts=None, shared=None, timeout=20.0, silence=4.0, grace=1.0):
+def run(facts=None, shared=None, timeout=20.0, silence=4.0, grace=1.0, killed_once=""):
     watch.SILENCE, watch.GRACE, gather.SILENCE = silence, grace, silence
     cluster = read_cluster()
     assert cluster
     print("starts", flush=True)
     with joined(cluster, facts or {}, shared, timeout) as meeting:
         print("met", json.dumps(meeting.shared), flush=True)
+        if killed_once and cluster.index == 1 and not Path(killed_once).exists():
+            Path(killed_once).touch()
+            os.kill(os.getpid(), 9)
         for line in sys.stdin:
             command, _, value = line.strip().partition(" ")
             if command == "finish":

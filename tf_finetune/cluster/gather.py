@@ -75,7 +75,10 @@ def _compared(
         # Nobody starts TensorFlow while another still listens at its port.
         stop_listening(door)
         meeting.shared = meeting.agree({}, shared)
-    except (UserError, PeerLost):  # which all have heard
+    except PeerLost as lost:
+        meeting.leave("lost", str(lost))
+        raise
+    except UserError:  # which all have heard
         meeting.leave("finished")
         raise
     except BaseException:

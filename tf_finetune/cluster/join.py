@@ -45,10 +45,7 @@ def joined(
         meeting.agree({})
     except Exception as error:
         lost = error if isinstance(error, PeerLost) else _lost(meeting, error)
-        if meeting.lost():  # which the chief has told to all
-            meeting.leave("finished")
-        else:
-            meeting.leave("failed", str(lost or error))
+        meeting.leave("lost" if lost else "failed", str(lost or error))
         if lost and lost is not error:
             raise lost from error
         raise

@@ -91,8 +91,8 @@ class Meeting:
         """Says goodbye: nobody will take this worker for lost.
 
         Args:
-            kind: `finished`, or what ends the others too: `stopped` or `failed`.
-            why: what has failed.
+            kind: `finished`, or what ends the others too: `stopped`, `failed` or `lost`.
+            why: what has failed, or the message on who is lost.
         """
         self._watch.end()
         for line in self._lines.values():

@@ -69,7 +69,7 @@ class Watch:
         for index, line in self._lines.items():
             name, kind = self._cluster.name(index), line.bye.get("kind")
             why = str(line.bye.get("why"))
-            if kind == "lost":  # the chief has found it, in words of its own
+            if kind == "lost":  # found by the other, perhaps of this very worker
                 return why
             if kind == "stopped":
                 return f"{name} was stopped. {_AGAIN}"
