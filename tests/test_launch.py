@@ -53,10 +53,7 @@ def launch(tmp_path: Path):
 
 def lines(launcher) -> list[str]:
     """All lines on stdout, once the launcher has ended."""
-    found = []
-    while not launcher.lines.empty():
-        found.append(launcher.lines.get())
-    return sorted(found)
+    return sorted(iter(launcher.lines.get, None))
 
 
 def test_workers_meet_and_their_lines_are_told_apart(launch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -38,29 +39,31 @@ class Worker:
         with stream:
             for line in stream:
                 take(line.rstrip("\n"))
+        take(None)
 
-    def says(self):
+    def says(self, seconds=SECONDS):
         """The next line on stdout."""
-        try:
-            return self.lines.get(timeout=SECONDS)
-        except queue.Empty:
-            raise AssertionError(f"no line came; on stderr: {self.errors}") from None
+        with contextlib.suppress(queue.Empty):
+            if (line := self.lines.get(timeout=seconds)) is not None:
+                return line
+        raise AssertionError(f"no line came; on stderr: {self.errors}")
 
     def do(self, command):
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
 
-    def ends(self):
+    def ends(self, seconds=SECONDS):
         """Exit status and stderr, once the process has ended by itself."""
-        status = self.process.wait(SECONDS)
+        status = self.process.wait(seconds)
         for reader in self._readers:
             reader.join(SECONDS)
-        return status, "\n".join(self.errors)
+        return status, "\n".join(self.errors[:-1])
 
     def remove(self):
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of what it did not read any more
+            self.process.stdin.close()
         for reader in self._readers:
             reader.join()
 

@@ -28,9 +28,8 @@ def three(start):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_all_leave_when_one_is_gone(three, busy: str, gone: int, how: signal.Signals) -> None:
     workers, addresses = three
-    for index, worker in enumerate(workers):
-        if index != gone:
-            worker.do(busy)
+    for worker in workers:
+        worker.do(busy)
     workers[gone].process.send_signal(how)
     why = {
         signal.SIGKILL: "its connection has ended.",
@@ -62,11 +61,12 @@ def test_workers_that_finish_are_not_lost_and_leave_together(three) -> None:
 
 def test_what_one_fails_of_is_said_by_all(three) -> None:
     workers, addresses = three
+    for other in (workers[0], workers[2]):
+        other.do("agree 1")
     workers[1].do("fail no such file: x.csv.")
     assert workers[1].ends() == (2, "no such file: x.csv.")
     message = f"worker 1 ({addresses[1]}) has failed: no such file: x.csv. All workers leave; mend"
     for other in (workers[0], workers[2]):
-        other.do("agree 1")
         status, said = other.ends()
         assert status == 75
         assert said.startswith(message)
@@ -74,10 +74,11 @@ def test_what_one_fails_of_is_said_by_all(three) -> None:
 
 def test_a_worker_that_was_stopped_is_not_lost(three) -> None:
     workers, addresses = three
+    for other in (workers[0], workers[2]):
+        other.do("agree 1")
     workers[1].do("exit 143")
     assert workers[1].ends() == (143, "")
     for other in (workers[0], workers[2]):
-        other.do("agree 1")
         assert other.ends() == (75, f"worker 1 ({addresses[1]}) was stopped.{AGAIN}")
 
 
@@ -96,15 +97,15 @@ def test_what_is_found_out_later_is_compared_too(three) -> None:
 
 def test_a_worker_that_comes_late_is_told_why_it_is_not_let_in(three, start) -> None:
     workers, addresses = three
+    for other in workers[:2]:
+        other.do("hang")
     workers[2].process.kill()
     workers[2].process.wait()
     late = start(addresses, 2, timeout=1.0)
     status, said = late.ends()
     assert status == 75
     assert said.startswith(f"worker 0 ({addresses[0]}) did not come within 1 s")
-    for other in workers[:2]:
-        other.do("agree 1")
-        assert other.ends()[0] == 75
+    assert [other.ends()[0] for other in workers[:2]] == [75, 75]
     # All started again, they meet at the same ports.
     again = [start(addresses, index) for index in range(3)]
     for worker in again:
