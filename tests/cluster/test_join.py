@@ -125,3 +125,30 @@ def test_a_worker_that_sleeps_with_the_others_is_not_lost(three) -> None:
     for worker in workers:
         worker.do("finish")
     assert [worker.ends() for worker in workers] == [(0, "")] * 3
+
+
+@pytest.mark.parametrize("asked", [[0], [1], [0, 1, 2], [2, 1]])
+def test_all_stop_after_the_same_batch(three, asked: list[int]) -> None:
+    workers, _ = three
+    for index, worker in enumerate(workers):
+        # The chief's checkpoint takes longer than a worker that is gone would be borne.
+        worker.do(f"train {4 * (index == 0)}")
+    assert [worker.says() for worker in workers] == ["trains"] * 3
+    for index in asked:
+        workers[index].process.send_signal(signal.SIGTERM)
+    (said,) = {worker.says() for worker in workers}
+    assert said.startswith("stops after ")
+    assert [worker.ends() for worker in workers] == [(143, "")] * 3
+
+
+def test_a_worker_that_is_killed_while_all_stop_is_lost(three) -> None:
+    workers, addresses = three
+    for worker in workers:
+        worker.do("train 0")
+    assert [worker.says() for worker in workers] == ["trains"] * 3
+    workers[1].process.send_signal(signal.SIGSTOP)
+    workers[2].process.send_signal(signal.SIGTERM)
+    for other in (workers[0], workers[2]):
+        status, said = other.ends()
+        assert status == 75
+        assert f"worker 1 ({addresses[1]}) is lost: nothing was heard of it for 4 s." in said

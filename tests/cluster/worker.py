@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,11 +34,27 @@ def run(facts=None, shared=None, timeout=20.0, silence=4.0, grace=1.0, killed_on
                 time.sleep(1000)
             if command == "agree":
                 print("agreed", json.dumps(meeting.agree({"value": value}, value)), flush=True)
+            if command == "train":
+                train(meeting, float(value))
             if command == "fail":
                 raise UserError(value)
             if command == "exit":
                 sys.exit(int(value))
     print("finished", flush=True)
+
+
+def train(meeting, seconds):
+    """Batches that no worker finishes without the others, until SIGTERM to any of them."""
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    for batch in range(1, 1_000_000):
+        meeting.agree({"batch": batch})
+        if batch == 3:
+            print("trains", flush=True)
+        if meeting.stops(bool(asked)):
+            print("stops after", batch, flush=True)
+            time.sleep(seconds)  # saves
+            sys.exit(143)
 
 
 if __name__ == "__main__":

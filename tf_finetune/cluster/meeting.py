@@ -10,6 +10,7 @@ from typing import Any
 
 from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.cluster.spec import Cluster
+from tf_finetune.cluster.stopping import StoppingTogether
 from tf_finetune.cluster.watch import Watch
 from tf_finetune.cluster.wire import Inbox, Line
 from tf_finetune.errors import UserError
@@ -36,7 +37,8 @@ class Meeting:
         # Held as long as the run lasts: with it the port stays this run's.
         self._door = door
         self._lines, self._inbox = lines, inbox
-        self._watch = Watch(cluster, lines)
+        self._stopping = StoppingTogether(cluster, lines)
+        self._watch = Watch(cluster, lines, self._stopping)
 
     def agree(self, facts: Mapping[str, Any], shared: Any = None) -> Any:
         """Waits for all workers and checks that they agree.
@@ -82,6 +84,17 @@ class Meeting:
         if verdict["wrong"]:
             raise UserError(verdict["wrong"])
         return verdict["shared"]
+
+    def stops(self, asked: bool) -> bool:
+        """Whether all workers stop here; to be called at the end of every batch, on all.
+
+        Args:
+            asked: whether this worker has been asked to stop, as by SIGTERM.
+
+        Returns:
+            True after the same batch on all workers, soon after one was asked.
+        """
+        return self._stopping.after_batch(asked, self.lost)
 
     def lost(self, seconds: float = 0) -> PeerLost | None:
         """Who is gone, as soon as that is known, or None after so many seconds."""

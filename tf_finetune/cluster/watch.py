@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from tf_finetune.cluster.lost import LOST_STATUS, PeerLost
 from tf_finetune.cluster.spec import Cluster
+from tf_finetune.cluster.stopping import StoppingTogether
 from tf_finetune.cluster.wire import Line
 
 BEAT = 1.0
@@ -34,9 +35,11 @@ class Watch:
         lost: the error for the main thread, once a worker is gone.
     """
 
-    def __init__(self, cluster: Cluster, lines: Mapping[int, Line]) -> None:
+    def __init__(
+        self, cluster: Cluster, lines: Mapping[int, Line], stopping: StoppingTogether
+    ) -> None:
         self.lost: PeerLost | None = None
-        self._cluster, self._lines = cluster, lines
+        self._cluster, self._lines, self._stopping = cluster, lines, stopping
         self._found, self._over = threading.Event(), threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -71,7 +74,7 @@ class Watch:
             why = str(line.bye.get("why"))
             if kind == "lost":  # found by the other, perhaps of this very worker
                 return why
-            if kind == "stopped":
+            if kind == "stopped" and not self._stopping.agreed:
                 return f"{name} was stopped. {_AGAIN}"
             if kind == "failed":
                 return f"{name} has failed: {why} All workers leave; mend that, and start again."

@@ -8,6 +8,7 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 Message = dict[str, Any]
@@ -23,6 +24,7 @@ class Line:
         heard: when anything came last, by the monotonic clock.
         ended: nothing will come any more.
         bye: the other's last words, empty before them.
+        on_stop: takes what is said about stopping, in the reading thread.
     """
 
     def __init__(self, connection: socket.socket, inbox: Inbox) -> None:
@@ -31,6 +33,7 @@ class Line:
         self.heard = time.monotonic()
         self.ended = False
         self.bye: Message = {}
+        self.on_stop: Callable[[Message], None] | None = None
         self._socket, self._inbox = connection, inbox
         self._sending = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
@@ -74,6 +77,8 @@ class Line:
             raise ValueError("no JSON object")
         if isinstance(message.get("bye"), dict):
             self.bye = message["bye"]
+        elif "stop" in message and self.on_stop:
+            self.on_stop(message)
         else:
             self._inbox.put((self, message))
 
