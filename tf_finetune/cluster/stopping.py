@@ -40,6 +40,8 @@ class StoppingTogether:
 
     def after_batch(self, asked: bool, lost: Callable[[], PeerLost | None]) -> bool:
         """As `Meeting.stops`."""
+        if not self._lines:
+            return asked
         with self._changed:
             first, self._asked = asked and not self._asked, asked or self._asked
             self._done += 1

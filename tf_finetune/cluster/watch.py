@@ -24,7 +24,7 @@ from tf_finetune.cluster.wire import Line
 BEAT = 1.0
 # Seconds; TensorFlow gives up after 10. Together they stay below 30.
 SILENCE = 15.0
-GRACE = 8.0
+GRACE = 6.0
 _AGAIN = "All workers leave; start all again, and the run goes on from its last checkpoint."
 
 
