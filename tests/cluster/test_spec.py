@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tf_finetune.cluster.slurm import expand_nodes
-from tf_finetune.cluster.spec import Cluster, read_cluster, split_address
+from tf_finetune.cluster.spec import Cluster, cluster_for, read_cluster, split_address
 from tf_finetune.errors import UserError
 
 TASKS = {
@@ -212,3 +212,14 @@ def test_tf_config_goes_before_slurm_and_slurm_before_kubernetes() -> None:
         sources.append(cluster.source)
         del environ[name]
     assert sources == ["TF_CONFIG", "Slurm", "Kubernetes"]
+
+
+def test_a_run_of_several_workers_needs_a_cluster_and_any_other_none() -> None:
+    both = tf_config({"worker": ["a:1", "b:1"]})
+    assert cluster_for("multi_worker", both) == read_cluster(both)
+    with pytest.raises(UserError, match='strategy is "multi_worker", but nothing says who takes'):
+        cluster_for("multi_worker", {})
+    with pytest.raises(UserError, match='TF_CONFIG names 2 workers, .* is "none": each would'):
+        cluster_for("none", both)
+    for environ in ({}, TASKS, tf_config({"worker": ["a:1"]}), {"TF_CONFIG": "{"}):
+        assert cluster_for("mirrored", environ) is None

@@ -80,6 +80,41 @@ def read_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
     return None
 
 
+def cluster_for(strategy: str, environ: Mapping[str, str] = os.environ) -> Cluster | None:
+    """The cluster of a run with this `config.fit.strategy`.
+
+    Args:
+        strategy: `multi_worker` or another.
+        environ: environment variables.
+
+    Returns:
+        The cluster; None for a run of one process.
+
+    Raises:
+        UserError: as `read_cluster`; if there is none for `multi_worker`, or if `TF_CONFIG`
+            names several workers that would each train alone.
+    """
+    if strategy == "multi_worker":
+        if cluster := read_cluster(environ):
+            return cluster
+        raise UserError(
+            'config.fit.strategy is "multi_worker", but nothing says who takes part: start the '
+            "workers with tf-finetune-launch --workers=N, or each host's with TF_CONFIG, Slurm's "
+            "srun or a Kubernetes Indexed Job."
+        )
+    try:
+        addresses, _ = _of_tf_config(environ.get("TF_CONFIG", ""))
+    except UserError:  # none, or one that nobody reads
+        return None
+    if len(addresses) > 1:
+        raise UserError(
+            f'TF_CONFIG names {len(addresses)} workers, but config.fit.strategy is "{strategy}": '
+            'each would train alone and write the same files. Set it to "multi_worker", or unset '
+            "TF_CONFIG."
+        )
+    return None
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[IPv6 address]:port`."""
     host, _, port = address.rpartition(":")
