@@ -219,7 +219,7 @@ def test_a_run_of_several_workers_needs_a_cluster_and_any_other_none() -> None:
     assert cluster_for("multi_worker", both) == read_cluster(both)
     with pytest.raises(UserError, match='strategy is "multi_worker", but nothing says who takes'):
         cluster_for("multi_worker", {})
-    with pytest.raises(UserError, match='TF_CONFIG names 2 workers, .* is "none": each would'):
+    with pytest.raises(UserError, match=r'TF_CONFIG names 2 workers, .* is "none": each would'):
         cluster_for("none", both)
     for environ in ({}, TASKS, tf_config({"worker": ["a:1"]}), {"TF_CONFIG": "{"}):
         assert cluster_for("mirrored", environ) is None
