@@ -23,17 +23,23 @@ def three(start):
 
 
 # Main threads that wait in `agree` leave by themselves, those that hang are ended.
-@pytest.mark.parametrize("busy", ["agree 1", "hang"])
-@pytest.mark.parametrize("gone", [0, 2])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_all_leave_when_one_is_gone(three, busy: str, gone: int, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "gone", "busy"),
+    [
+        (signal.SIGKILL, 0, "hang"),
+        (signal.SIGKILL, 2, "agree 1"),
+        (signal.SIGSTOP, 0, "agree 1"),
+        (signal.SIGSTOP, 2, "hang"),
+    ],
+)
+def test_all_leave_when_one_is_gone(three, how: signal.Signals, gone: int, busy: str) -> None:
     workers, addresses = three
     for worker in workers:
         worker.do(busy)
     workers[gone].process.send_signal(how)
     why = {
         signal.SIGKILL: "its connection has ended.",
-        signal.SIGSTOP: "nothing was heard of it for 4 s.",
+        signal.SIGSTOP: "nothing was heard of it for 3 s.",
     }[how]
     message = f"worker {gone} ({addresses[gone]}) is lost: {why}{AGAIN}"
     said = message if busy != "hang" else f"tf-finetune: {message}"
@@ -52,7 +58,7 @@ def test_workers_that_finish_are_not_lost_and_leave_together(three) -> None:
         worker.do("finish")
     # The first two wait for the chief, far longer than silence would be borne.
     with pytest.raises(Exception, match="timed out"):
-        workers[1].process.wait(6)
+        workers[1].process.wait(5)
     workers[0].do("finish")
     for worker in workers:
         assert worker.says() == "finished"
@@ -119,7 +125,7 @@ def test_a_worker_that_sleeps_with_the_others_is_not_lost(three) -> None:
     for worker in workers:
         os.kill(worker.process.pid, signal.SIGSTOP)
     with pytest.raises(Exception, match="timed out"):
-        workers[0].process.wait(8)  # twice the silence
+        workers[0].process.wait(6)  # twice the silence
     for worker in workers:
         os.kill(worker.process.pid, signal.SIGCONT)
     for worker in workers:
@@ -127,12 +133,12 @@ def test_a_worker_that_sleeps_with_the_others_is_not_lost(three) -> None:
     assert [worker.ends() for worker in workers] == [(0, "")] * 3
 
 
-@pytest.mark.parametrize("asked", [[0], [1], [0, 1, 2], [2, 1]])
+@pytest.mark.parametrize("asked", [[0], [1], [2, 1, 0]])
 def test_all_stop_after_the_same_batch(three, asked: list[int]) -> None:
     workers, _ = three
     for index, worker in enumerate(workers):
         # The chief's checkpoint takes longer than a worker that is gone would be borne.
-        worker.do(f"train {4 * (index == 0)}")
+        worker.do(f"train {3 * (index == 0)}")
     assert [worker.says() for worker in workers] == ["trains"] * 3
     for index in asked:
         workers[index].process.send_signal(signal.SIGTERM)
@@ -151,4 +157,4 @@ def test_a_worker_that_is_killed_while_all_stop_is_lost(three) -> None:
     for other in (workers[0], workers[2]):
         status, said = other.ends()
         assert status == 75
-        assert f"worker 1 ({addresses[1]}) is lost: nothing was heard of it for 4 s." in said
+        assert f"worker 1 ({addresses[1]}) is lost: nothing was heard of it for 3 s." in said

@@ -16,7 +16,7 @@ from tf_finetune.cluster.spec import read_cluster
 from tf_finetune.errors import UserError
 
 
-def run(facts=None, shared=None, timeout=20.0, silence=4.0, grace=1.0, killed_once=""):
+def run(facts=None, shared=None, timeout=20.0, silence=3.0, grace=1.0, killed_once=""):
     watch.SILENCE, watch.GRACE, gather.SILENCE = silence, grace, silence
     cluster = read_cluster()
     assert cluster
