@@ -6,10 +6,11 @@ import json
 import signal
 import socket
 import threading
+import time
 
 import pytest
 
-from tests.cluster.processes import free_addresses
+from tests.cluster.processes import SECONDS, free_addresses
 from tf_finetune.cluster.gather import gather
 from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.cluster.spec import Cluster, split_address
@@ -162,11 +163,14 @@ def test_two_hosts_with_one_index_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def connect(address):
     """A connection to a worker, once it listens."""
+    deadline = time.monotonic() + SECONDS
     while True:
         try:
             return socket.create_connection(split_address(address), timeout=30)
         except ConnectionRefusedError:
-            continue
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def hello(addresses, index, host):
