@@ -92,6 +92,7 @@ def test_defaults_are_valid() -> None:
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
         ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
+        ("fit.peer_timeout", 0.0, "config.fit.peer_timeout is 0.0; it must be a number above 0"),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         (
             "fit.gradient_checkpointing",

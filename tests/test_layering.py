@@ -27,6 +27,7 @@ ROOMS = (
     "recipe",
     "overrides",
     "workdir",
+    "cluster",
     "data",
     "model",
     "optim",
@@ -43,6 +44,7 @@ ROOMS = (
     "commands",
     "__init__",  # offers names of all rooms
     "main",
+    "launch",
 )
 LEVELS = {name: level for level, name in enumerate(ROOMS)}
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -132,6 +134,12 @@ def run_fresh(code: str, *arguments: str) -> str:
 def test_configuration_needs_no_tensorflow() -> None:
     heavy = "{'tensorflow', 'keras', 'keras_hub', 'pandas'}"
     code = "import sys, tf_finetune; tf_finetune.FineTuneConfig().validate(); "
+    assert run_fresh(code + f"print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_meeting_other_workers_needs_no_tensorflow() -> None:
+    heavy = "{'tensorflow', 'keras', 'numpy', 'pandas'}"
+    code = "import sys, tf_finetune.cluster.join, tf_finetune.launch; "
     assert run_fresh(code + f"print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 

@@ -17,6 +17,7 @@ import pytest
 from absl import flags
 
 from tf_finetune import main, quiet
+from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 
@@ -246,6 +247,7 @@ def test_damaged_run_folder(calls: Calls, finished: Path, capsys: Any) -> None:
     [
         (UserError("row 3 of a.csv is empty."), 2, "tf-finetune: row 3 of a.csv is empty.\n"),
         (KeyboardInterrupt(), 130, "tf-finetune: stopped by Ctrl-C.\n"),
+        (PeerLost("worker 1 (b:2222) is lost."), 75, "tf-finetune: worker 1 (b:2222) is lost.\n"),
         (RuntimeError("RESOURCE: No space left on device"), 2, 'the disk is full at "'),
         (PermissionError(13, "Permission denied", "/x/model"), 2, '"/x/model": Permission denied'),
     ],

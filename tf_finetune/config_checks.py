@@ -60,6 +60,7 @@ def check_values(config: FineTuneConfig) -> None:
         at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
+    positive("config.fit.peer_timeout", fit.peer_timeout)
     seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard", "mixup", "r_drop"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)

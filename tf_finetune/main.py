@@ -3,7 +3,8 @@
     tf-finetune --config=RECIPE.py --workdir=FOLDER --config.KEY=VALUE ...
 
 The exit status is 0 when done, 2 for a mistake that you can mend, 1 for one that is
-ours, 130 after Ctrl-C.
+ours, 130 after Ctrl-C, 75 when another worker of the run was lost or never came: the same
+command, given on all hosts again, goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from tf_finetune import __version__
+from tf_finetune.cluster.lost import LOST_STATUS, PeerLost
 from tf_finetune.commands import MODES, Command, carry_out
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.paths import expand
@@ -62,6 +64,12 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         message, status = str(error), 2
+    except PeerLost as error:
+        message, status = str(error), LOST_STATUS
+        if own_process:
+            # TensorFlow waits nine seconds at its end for a worker that does not answer.
+            sys.stdout.flush()
+            atexit.register(os._exit, status)
     except KeyboardInterrupt:
         message, status = "stopped by Ctrl-C.", 130
     except BrokenPipeError:  # the reader of our output, `head` or `less`, has gone

@@ -161,6 +161,8 @@ class FitConfig:
         retained_floor: least accuracy on `data.retained` of the weights that `interpolate`
             may choose, by single labels where a row has several; for regression the
             largest mean absolute error; 0 means any.
+        peer_timeout: seconds that a worker waits for the others at the start, where a run has
+            several.
         cache: run what is frozen below the head once, not once an epoch.
         seed: of the order of examples, dropout and the head's initial weights.
     """
@@ -193,6 +195,7 @@ class FitConfig:
     precision: str = "auto"
     interpolate: bool = False
     retained_floor: float = 0.0
+    peer_timeout: float = 300.0
     cache: bool = True
     seed: int = 0
 
