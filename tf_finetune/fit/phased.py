@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
+from tf_finetune.fit.data_copy import first_inputs
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
@@ -155,7 +153,7 @@ def fit_phases(
     if gradient_checkpointing:
         for phase in {phase.batch_norm: phase for phase in phases}.values():
             _open(model, groups, phase)
-            check_recomputable(groups, None if graph_of(model) else _first(train))
+            check_recomputable(groups, None if graph_of(model) else first_inputs(train))
     anchors = anchors_of(groups, phases, l2_sp)
     for line in repeated(phases):
         say(line)
@@ -263,13 +261,12 @@ def _build(model: keras.Model, train: Any) -> None:
     """Makes the variables of a model that is built by its first batch."""
     if model.built:
         return
-    with contextlib.suppress(NotImplementedError):
-        model(_first(train))
-
-
-def _first(train: Any) -> Any:
-    """What the model is called on in the first batch."""
-    if isinstance(train, tuple | list):
-        return keras.tree.map_structure(lambda x: np.asarray(x[:1]), train[0])
-    batch = next(iter(train)) if isinstance(train, tf.data.Dataset) else train[0]
-    return batch[0] if isinstance(batch, tuple | list) else batch
+    try:
+        model(first_inputs(train))
+    except NotImplementedError:
+        return  # a model without a `call`; what it lacks is told of where layers are looked for
+    except ValueError as error:
+        raise UserError(
+            f'the model "{model.name}" has no weights yet, and train does not say enough to make '
+            f"them ({str(error).splitlines()[0]}); call it on a batch of inputs first."
+        ) from None
