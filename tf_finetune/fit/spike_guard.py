@@ -22,6 +22,10 @@ _EVERY = 50
 _IN_A_ROW = 2
 
 
+class Diverged(UserError):
+    """Training whose loss is no number any more, or far too high again and again."""
+
+
 @keras.saving.register_keras_serializable("tf_finetune")
 class Lowered(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule times a factor that can be lowered while training runs.
@@ -70,7 +74,7 @@ class SpikeGuard(keras.callbacks.Callback):
             counted from 1.
 
     Raises:
-        UserError: from `fit`, when training still diverges after `most` times.
+        Diverged: from `fit`, when training still diverges after `most` times.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class SpikeGuard(keras.callbacks.Callback):
                 self._copy(batch + 1)
             return
         if len(self.skipped) == self._most:
-            raise UserError(
+            raise Diverged(
                 f"training has diverged: the loss is {loss:g} at batch {batch + 1} of epoch "
                 f"{self._epoch + 1}, though the rate was halved {self._most} times before. Lower "
                 "the learning_rate, clip gradients, or compute in float32."
