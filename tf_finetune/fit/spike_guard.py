@@ -138,7 +138,9 @@ class SpikeGuard(keras.callbacks.Callback):
 
     def _copy(self, done: int) -> None:
         self._copied, self._copied_seen = done, self._seen
-        self._good = {id(v): v.numpy() for v in self._state()}
+        # TensorFlow copies what it is about to change while somebody holds a reading of it:
+        # in the kernel of the update, and never what is frozen.
+        self._good = {id(v): tf.convert_to_tensor(v.value) for v in self._state()}
 
     def _go_back(self, batch: int, loss: float) -> None:
         for variable in self._state():
