@@ -179,13 +179,22 @@ def test_data(case: str, here: Path, refused: Refused) -> None:
         ("model.sequence_length=2", "config.model.sequence_length is 2; it must be at least 8"),
         ("fit.seed=4294967296", "config.fit.seed is 4294967296; it must be at least 0 and below"),
         ("fit.train=last:9", 'train="last:9", but the backbone has 2 blocks; set last:2 or less'),
+        ("fit.train=heads", 'config.fit.train is "heads"; allowed: head, all, last:K'),
+        ("fit.train=re:nothing", 'train="re:nothing" matches none of the'),
+        ("phases=", 'config.phases is ""; allowed: probe_then_tune, gradual, lora'),
+        (
+            "phases=lora --config.model.lora_targets=re:beta",
+            "(config.model.lora_targets) selects no",
+        ),
+        ("fit.warmup=1", "config.fit.warmup is 1.0; it must be at least 0 and below 1"),
+        ("fit.micro_batch=64", "config.fit.micro_batch is 64, but a batch has 32 examples"),
         ("model.preset=bert_tiny", 'config.model.preset: there is no preset or folder "bert_tiny"'),
         ("model.preset=no/such", 'config.model.preset: there is no folder "no/such"'),
         ("model.preset=good.csv", '"good.csv" is a file; give its folder or a .keras file'),
     ],
 )
 def test_settings(argument: str, said: str, refused: Refused) -> None:
-    message = refused(f"--config.{argument}")
+    message = refused(*f"--config.{argument}".split())
     assert said in message
     assert "\n" not in message
 

@@ -150,6 +150,41 @@ def test_settings_that_exclude_each_other() -> None:
         labels.validate()
 
 
+@pytest.mark.parametrize(
+    ("phases", "train", "head_alone", "first", "tunes"),
+    [
+        ("probe", "all", True, True, False),
+        ("full", "all", False, False, True),
+        ("full", "head", True, True, False),
+        ("full", "lora", False, False, False),
+        ("probe_then_tune", "all", False, True, True),
+        ("probe_then_tune", "head", True, True, False),
+        ("probe_then_tune", "lora", False, True, False),
+        ("gradual", "head", False, True, True),
+        ("lora", "all", False, True, False),
+        ((Phase(train="head"), Phase(train="norm")), "head", False, True, True),
+        ((Phase(train="norm"), Phase(train="lora")), "all", False, False, False),
+        ((Phase(train="head"), Phase(train="head")), "all", True, True, False),
+    ],
+)
+def test_what_the_phases_train_decides_what_has_a_meaning(
+    phases: Any, train: str, head_alone: bool, first: bool, tunes: bool
+) -> None:
+    def refused(key: str, value: Any) -> bool:
+        config = changed(key, value)
+        config.phases, config.fit.train = phases, train
+        try:
+            config.validate()
+        except UserError as error:
+            return f"config.{key} " in str(error)
+        return False
+
+    assert refused("fit.interpolate", True) == refused("fit.l2_sp", 1e-3) == (not tunes)
+    assert refused("fit.gradient_checkpointing", True) == refused("data.token_swap", 0.1)
+    assert refused("fit.gradient_checkpointing", True) == head_alone
+    assert refused("fit.probe_seeds", 3) == (not first)
+
+
 def test_balancing_twice_is_refused() -> None:
     config = changed("fit.sampling", "balanced")
     config.fit.class_weights = "balanced"

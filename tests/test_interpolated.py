@@ -10,7 +10,11 @@ import pytest
 from tests import runs
 from tests.runs import config_for
 from tests.tiny import tiny_texts
+from tf_finetune import LayerwiseAdamW
 from tf_finetune.assemble import set_up
+from tf_finetune.fit.loop import compile_phase
+from tf_finetune.fit.objective import objective_of
+from tf_finetune.interpolated import interpolate_run
 from tf_finetune.rerun import evaluate_run
 from tf_finetune.results import evaluate
 from tf_finetune.results.retention import FLOOR_MISSED
@@ -148,6 +152,16 @@ def test_without_a_probe_before_is_the_model_as_tuning_begins(preset, retained, 
     )
     assert kept["before"]["log_loss"] == pytest.approx(expected["log_loss"], abs=1e-5)
     assert kept["before"]["log_loss"] != pytest.approx(kept["after"]["log_loss"], abs=1e-3)
+
+
+def test_a_sweep_needs_no_training_rows(preset, tmp_path):
+    config = config_for(preset, interpolate=True)
+    setup = set_up(config, tmp_path / "cache", runs.classes(), say=lambda line: None)
+    network = setup.task.network
+    compile_phase(network, LayerwiseAdamW(1e-3), objective_of(setup.task, 0.0))
+    setup.prepared.splits = {"validation": setup.prepared.splits["validation"]}
+    found = interpolate_run(setup, config, network.get_weights(), lambda line: None)
+    assert len({row["score"] for row in found.sweep}) == 1  # both ends are the same
 
 
 def test_a_head_alone_has_nothing_to_lose(preset, retained, tmp_path):

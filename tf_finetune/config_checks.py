@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tf_finetune.errors import UserError
 from tf_finetune.phase_checks import SCHEDULES, check_selector, check_tunes_blocks
@@ -79,13 +79,15 @@ def check_values(config: FineTuneConfig) -> None:
     positive("config.model.lora_alpha", model.lora_alpha)
     check_selector("config.model.lora_targets", model.lora_targets)
     at_least("config.results.bootstrap", config.results.bootstrap, 100)
-    if fit.interpolate and not _tunes(config.phases):
+    trained = _trained(config)
+    tunes = set(trained) != {"head"} and "lora" not in trained
+    if fit.interpolate and not tunes:
         raise UserError(
             "config.fit.interpolate goes from the weights before tuning to those after it; it "
             "needs a phase that trains more than the head, and none that trains lora. Set it to "
             "False, or choose other phases."
         )
-    if fit.l2_sp and not _tunes(config.phases):
+    if fit.l2_sp and not tunes:
         raise UserError(
             f"config.fit.l2_sp is {fit.l2_sp:g}, which holds pretrained weights while they train; "
             "it needs a phase that trains more than the head, and none that trains lora. Set it to "
@@ -95,8 +97,8 @@ def check_values(config: FineTuneConfig) -> None:
     _check_balance(fit, model.task)
     _check_noise(config)
     if fit.gradient_checkpointing:
-        check_tunes_blocks(_trained(config), "config.fit.gradient_checkpointing")
-    if fit.probe_seeds > 1 and not (fit.cache and _begins_with_head(config.phases)):
+        check_tunes_blocks(trained, "config.fit.gradient_checkpointing")
+    if fit.probe_seeds > 1 and not (fit.cache and trained[0] == "head"):
         raise UserError(
             f"config.fit.probe_seeds is {fit.probe_seeds}, but the first phase does not train the "
             "head alone on cached features. Set it to 1, or choose phases that begin with the "
@@ -134,16 +136,18 @@ def _check_noise(config: FineTuneConfig) -> None:
             )
 
 
-def _begins_with_head(phases: Any) -> bool:
-    return phases != "full" if isinstance(phases, str) else phases[0].train == "head"
-
-
 def _trained(config: FineTuneConfig) -> list[str]:
-    """What the phases train, as far as it can be said before the model is known."""
-    if isinstance(config.phases, str):
-        tuned = {"probe": "head", "gradual": "all", "lora": "lora"}
-        return [tuned.get(config.phases, config.fit.train)]
-    return [phase.train for phase in config.phases]
+    """What the phases train in turn; `last:1` for all that `gradual` opens block by block."""
+    if not isinstance(config.phases, str):
+        return [phase.train for phase in config.phases]
+    tuned = config.fit.train
+    return {
+        "probe": ["head"],
+        "full": [tuned],
+        "probe_then_tune": ["head", tuned],
+        "gradual": ["head", "last:1", tuned],
+        "lora": ["head", "lora"],
+    }[config.phases]
 
 
 def _check_floor(config: FineTuneConfig) -> None:
@@ -162,13 +166,6 @@ def _check_floor(config: FineTuneConfig) -> None:
                 f"{name} is {floor:g}, but {setting}: the floor holds for the weights that "
                 f"interpolation chooses, on retained rows. For that {mend}, or set the floor to 0."
             )
-
-
-def _tunes(phases: Any) -> bool:
-    if isinstance(phases, str):
-        return phases not in ("probe", "lora")
-    trained = {phase.train for phase in phases}
-    return trained != {"head"} and "lora" not in trained
 
 
 def _check_data(data: DataConfig, task: str) -> None:

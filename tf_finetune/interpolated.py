@@ -9,8 +9,8 @@ import numpy as np
 
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data.pipeline import Store
-from tf_finetune.fit.examples import examples_of_rows, validation_figures
+from tf_finetune.data.pipeline import Store, evaluation_dataset
+from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.objective import objective_of
@@ -29,8 +29,9 @@ def interpolate_run(
     floor, sign = fit.retained_floor, 1 if objective.mode == "max" else -1
 
     def figure_on(split: str) -> Callable[[], float]:
-        rows = (splits["train"], splits[split])
-        examples = examples_of_rows(cast(Store, setup.tokens), setup.prepared.labels, *rows, fit)
+        store, labels = cast(Store, setup.tokens), setup.prepared.labels
+        rows = evaluation_dataset(store, labels, splits[split], batch_size=fit.eval_batch)
+        examples = Examples(train={}, steps=0, size=0, validation=rows)
         return lambda: sign * validation_figures(network, examples)[objective.monitor]
 
     found = interpolate(

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.fit.test_phased import HELD_OUT, LOSS, TRAIN, batches, fit, functional, nested
 from tests.runs import classes, config_for
-from tf_finetune import Phase, UserError, fine_tune
+from tf_finetune import Phase, UserError, add_lora, fine_tune, merge_lora
 from tf_finetune.fit.averaging import AveragedWeights
 
 
@@ -58,6 +58,26 @@ def test_epochs_end_with_the_average_by_hand(momentum, validation):
         assert_equal(end, by_hand(watch.raw[: 1 + 4 * epoch], momentum))
     if validation is None:
         assert_equal(model.get_weights(), watch.ends[-1])
+
+
+def test_of_adapters_the_factors_are_averaged_and_their_product_is_merged():
+    watch, model = Watch(), nested()
+    add_lora(model, rank=2, targets="re:block_1")
+    phase = Phase(train="lora", epochs=3, learning_rate=1e-1)
+    fit(model, phase, validation=None, ema=0.9, callbacks=[watch])
+    i, j = (
+        next(k for k, v in enumerate(model.weights) if v.path.endswith(f"block_1/lora_kernel_{f}"))
+        for f in "ab"
+    )
+    assert_equal(model.get_weights(), by_hand(watch.raw, 0.9))
+    a, b = model.get_weights()[i], model.get_weights()[j]
+    (products,) = by_hand([[w[i] @ w[j]] for w in watch.raw], 0.9)
+    assert not np.allclose(products, a @ b, 1e-3)  # as the documentation says
+    kernel = next(k for k, v in enumerate(model.weights) if v.path.endswith("block_1/kernel"))
+    before = model.get_weights()[kernel]
+    merge_lora(model)
+    merged = next(v for v in model.weights if v.path.endswith("block_1/kernel"))
+    np.testing.assert_allclose(merged.numpy(), before + a @ b, 1e-5, 1e-6)
 
 
 def test_after_a_few_updates_the_start_hardly_counts():

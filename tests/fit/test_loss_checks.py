@@ -154,6 +154,64 @@ def test_a_py_dataset(y, message):
     refused(network(), Batches(y), Sparse(from_logits=True), message)
 
 
+def branched(form, kind="softmax"):
+    """Classes, and a number."""
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(4, name="block_0")(inputs)
+    classes = keras.layers.Dense(3, activation=kind, name="classes")(x)
+    number = keras.layers.Dense(1, name="number")(x)
+    as_dict = {"a_number": number, "a_class": classes}
+    return keras.Model(inputs, as_dict if form == "dict" else [classes, number])
+
+
+# The structure of outputs; of labels and losses by (classes, number).
+FORMS = {
+    "list": ("list", list, "classes"),
+    "dict": ("dict", lambda p: dict(zip(("a_class", "a_number"), p, strict=True)), "a_class"),
+    "dict by layer": (
+        "list",
+        lambda p: dict(zip(("classes", "number"), p, strict=True)),
+        "classes",
+    ),
+}
+SEVERAL = {
+    "logits": (WHOLE, X[:, 0], (Sparse(from_logits=True), "mse"), "{0}: loss has from_logits=True"),
+    "one-hot": (ONE_HOT, X[:, 0], (Sparse(), "mse"), r"{0}: loss is Sparse.* one-hot labels have"),
+    "out of range": (WHOLE + 1, X[:, 0], (Sparse(), "mse"), "{0}: labels hold 3"),
+    "two numbers": (WHOLE, X[:, :2], (Sparse(), "mse"), r"number: .*shape \(None, 2\), but"),
+    "the second alone": (WHOLE + 1, X[:, :2], (None, "mse"), "number: labels have the shape"),
+}
+
+
+@pytest.mark.parametrize("make", [tuple, tf.data.Dataset.from_tensor_slices], ids=("arrays", "tf"))
+@pytest.mark.parametrize(("form", "given", "name"), FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(("classes", "number", "losses", "message"), SEVERAL.values(), ids=SEVERAL)
+def test_each_of_several_outputs(make, form, given, name, classes, number, losses, message):
+    labels = given((classes, number))
+    train = make((X, labels if make is tuple or isinstance(labels, dict) else tuple(labels)))
+    train = train if make is tuple else train.batch(8)
+    refused(
+        branched(form),
+        train,
+        given(losses),
+        "output " + message.format(name).replace("number", "(a_)?number"),
+    )
+
+
+@pytest.mark.parametrize(("form", "given", "name"), FORMS.values(), ids=FORMS)
+def test_several_outputs_that_fit(form, given, name):
+    for train in ((WHOLE, X[:, 0]), (WHOLE[:, None], X[:, :1])):
+        model, loss = branched(form), given((Sparse(), "mse"))
+        fit_phases(model, (X, given(train)), phases=[Phase()], loss=loss, say=lambda line: None)
+
+
+def test_the_loss_of_a_single_output_by_its_name():
+    made, loss = network(2), {"logits": "mse"}
+    model = keras.Model(made.inputs, made.outputs[0])
+    fit_phases(model, (X, X[:, :2]), phases=[Phase()], loss=loss, say=lambda line: None)
+    refused(model, (X, X[:, 0]), loss, r"^labels have the shape \(None,\)")
+
+
 def test_labels_that_only_training_comes_upon():
     """Python code is not called beforehand, and the first batch is not all."""
 

@@ -26,7 +26,8 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def network():
     layers = [keras.layers.Dense(4, name=f"block_{i}") for i in range(2)]
-    return keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(2, name="logits")])
+    end = [keras.layers.BatchNormalization(), keras.layers.Dense(2, name="logits")]
+    return keras.Sequential([keras.Input((6,)), *layers, *end])
 
 
 def phases(*given, **options):
@@ -35,10 +36,11 @@ def phases(*given, **options):
     )
 
 
-def callback(schedule, optimizer="adam", epochs=2):
+def callback(schedule, optimizer="adam", epochs=2, size=32):
     def run(model):
         model.compile(optimizer, LOSS)
-        model.fit(X, Y, epochs=epochs, verbose=0, callbacks=[GradualUnfreezing(schedule, say=None)])
+        gradual = GradualUnfreezing(schedule, say=None)
+        model.fit(X, Y, batch_size=size, epochs=epochs, verbose=0, callbacks=[gradual])
 
     return run
 
@@ -53,9 +55,14 @@ def multiplied(factor):
 # What is done; the message; and the row of the table in docs/training.md, if it has one.
 MISTAKES = {
     "no phases": (phases(), r"phases is \[\]; give a recipe's name or a list of Phase", ""),
-    "trains statistics alone": (
+    "matches nothing": (
         phases(Phase(train="re:nothing_at_all")),
-        r'train="re:nothing_at_all" matches none of the 6 paths.*block_0/kernel',
+        r'train="re:nothing_at_all" matches none of the 10 paths.*block_0/kernel',
+        "a selection that opens nothing",
+    ),
+    "trains statistics alone": (
+        phases(Phase(train="re:moving_mean", batch_norm="update")),
+        r're:moving_mean" selects only',
         "a selection that opens nothing",
     ),
     "unknown selector": (phases(Phase(train="heads")), r'train is "heads"; allowed.*"head"', ""),
@@ -65,6 +72,21 @@ MISTAKES = {
         callback({0: "head", 5: "all"}),
         "opens layers at epoch 5, counted from 0, but fit has epochs=2; set epochs=6",
         "a `schedule` of `GradualUnfreezing` longer than `fit`",
+    ),
+    "accumulation not dividing": (
+        callback({0: "head", 1: "all"}, LayerwiseAdamW(gradient_accumulation_steps=3), size=16),
+        "gradient_accumulation_steps=3, which does not divide 2 batches",
+        "`gradient_accumulation_steps` that does not divide the batches of an epoch",
+    ),
+    "accumulation in phases": (
+        phases(Phase(), optimizer=LayerwiseAdamW(gradient_accumulation_steps=2)),
+        "optimizer has gradient_accumulation_steps=2.*set micro_batch",
+        "`gradient_accumulation_steps` of an optimiser in `fit_phases`",
+    ),
+    "parts larger than a batch": (
+        phases(Phase(), micro_batch=64),
+        "micro_batch is 64, but a batch has 32 examples",
+        "",
     ),
     "warm-up as long as training": (
         lambda model: rate_schedule("linear", 1e-3, 10, 10),
@@ -89,7 +111,7 @@ MISTAKES = {
     ),
     "LoRA where there is none": (
         lambda model: add_lora(model, targets="re:gamma"),
-        r're:gamma" matches none',
+        r'targets="re:gamma" .* selects no layer that can have an adapter.*block_0',
         "adapters beside layers that have none, or without any",
     ),
     "a phase of LoRA without adapters": (phases(Phase(train="lora")), "call add_lora first", ""),

@@ -137,6 +137,52 @@ def test_what_it_takes_as_data(train):
     assert int(model.optimizer.iterations.numpy()) == 8
 
 
+class Counted(keras.utils.PyDataset):
+    """Its batches depend on how often it was read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = 0
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        self.read += 1
+        return X[i : i + 16] * self.read, Y[i : i + 16]
+
+
+def used_up(width=6):
+    """Batches that can be read once, by whoever comes first."""
+    batches = iter([(X[i : i + 16], Y[i : i + 16]) for i in range(0, 64, 16)])
+    signature = (tf.TensorSpec((None, width)), tf.TensorSpec((None,), tf.int32))
+    data = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
+    return data.apply(tf.data.experimental.assert_cardinality(4))
+
+
+@pytest.mark.parametrize("make", [Counted, used_up, lambda: batches().shuffle(4)])
+def test_a_model_that_the_first_batch_builds_trains_on_that_batch_too(make):
+    def weights(built):
+        keras.utils.set_random_seed(0)
+        model, train = lazy(), make()
+        if built:
+            model(X[:1])
+        fit(model, Phase(), train=train, validation=None, loss=lambda y, x: LOSS(y, x))
+        return model.get_weights()
+
+    for built, by_data in zip(weights(True), weights(False), strict=True):
+        np.testing.assert_array_equal(by_data, built)
+
+
+def test_data_that_do_not_say_what_a_model_needs():
+    with pytest.raises(UserError, match=r"has no weights yet, and train does not say .*call it on"):
+        fit(lazy(), Phase(), train=used_up(None))
+    tf_data = batches().map(lambda x, y: (tf.reshape(x, tf.shape(x)), y))  # of unknown shape
+    model = lazy()
+    fit(model, Phase(), train=tf_data, validation=None)
+    assert model.weights[0].shape == (6, 8)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "stock"),
     [

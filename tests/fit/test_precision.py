@@ -1,8 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tiny import tiny_backbone, tiny_task
+from tf_finetune.fit import precision
 from tf_finetune.fit.precision import computing_in, resolve
 
 IDS = {
@@ -38,6 +40,31 @@ def test_auto_is_one_of_two():
     assert resolve("auto") in ("float32", "bfloat16")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_what_is_asked_for_is_taken(precision):
-    assert resolve(precision) == precision
+@pytest.mark.parametrize(
+    ("devices", "capabilities", "cpu", "expected"),
+    [
+        ({}, {}, False, "float32"),
+        ({}, {}, True, "bfloat16"),
+        ({"GPU": ["a"]}, {"a": (8, 0)}, False, "bfloat16"),
+        ({"GPU": ["a"]}, {"a": (7, 5)}, True, "float32"),
+        ({"GPU": ["a", "b"]}, {"a": (9, 0), "b": (7, 0)}, True, "float32"),
+        ({"GPU": ["a"]}, {}, False, "bfloat16"),
+    ],
+)
+def test_auto_asks_the_device_that_computes(monkeypatch, devices, capabilities, cpu, expected):
+    def details(device):
+        known = device in capabilities
+        return {"compute_capability": capabilities[device]} if known else {}
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices.get(kind, []))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
+    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: cpu)
+    assert resolve("auto") == expected
+    tpu = object.__new__(tf.distribute.TPUStrategy)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: tpu)
+    assert resolve("auto") == "bfloat16"
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+def test_what_is_asked_for_is_taken(asked):
+    assert resolve(asked) == asked

@@ -8,6 +8,7 @@ import pytest
 from tests.runs import classes, config_for
 from tests.tiny import tiny_task
 from tf_finetune.config import Phase
+from tf_finetune.errors import UserError
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import FeatureStore
 from tf_finetune.fit.loop import adamw_of, fit_phase
@@ -35,19 +36,21 @@ class Probe:
         self.head = self.task.head
         self.groups = layer_groups(self.task.network, self.task.backbone)
         self.objective = objective_of(self.task, 0.0)
-        self.state, self.said = {}, []
+        self.state, self.said, self.diverging = {}, [], ()
         set_trainable(self.groups, "head")
 
     def run(self, seed, folder, state, say):
+        rate = 1e38 if seed in self.diverging else PHASE.learning_rate
+        phase = dataclasses.replace(PHASE, learning_rate=rate)
         fit = FitConfig(global_batch=8, seed=seed)
         rows = np.arange(90)
         examples = examples_of_rows(FeatureStore(FEATURES), LABELS, rows[:40], rows[40:], fit)
         return fit_phase(
             self.head,
             examples,
-            PHASE,
+            phase,
             objective=self.objective,
-            optimizer=adamw_of(PHASE, examples.steps, self.groups, weight_decay=0.0, clip=1.0),
+            optimizer=adamw_of(phase, examples.steps, self.groups, weight_decay=0.0, clip=1.0),
             state=state,
             number=1,
             workdir=folder,
@@ -143,6 +146,39 @@ def test_each_seed_and_the_spread_are_said(chosen):
         f"{low:.4f} to {high:.4f}, standard deviation {result.seeds.spread:.4f}"
     )
     assert f"best of 3 epochs is {result.best_epoch}" in probe.said[-1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_seed_that_diverges_counts_as_the_worst(chosen, tmp_path, count):
+    """And leaves nothing to the others, which are as without it."""
+    seeds, all_of_them = seeds_of(0, 4), chosen[1].seeds.figures
+    worst = [0, chosen[1].seeds.chosen - 1][:count]  # the run's own, and the best
+    probe = Probe(tmp_path / "run")
+    probe.diverging = [seeds[i] for i in worst]
+    found = probe.best(seeds).seeds
+    assert found.figures == [None if i in worst else f for i, f in enumerate(all_of_them)]
+    left = [figure for i, figure in enumerate(all_of_them) if i not in worst]
+    assert all_of_them[found.chosen - 1] == max(left)
+    assert found.spread == pytest.approx(np.std(left, ddof=1))
+    assert probe.said[0].startswith("seed 1 of 4, which counts as the worst: phase probe, learn")
+    assert f"over {4 - count} seeds val_accuracy" in probe.said[4]
+
+
+def test_where_all_seeds_but_one_diverge_there_is_no_spread(tmp_path):
+    probe = Probe(tmp_path / "run")
+    probe.diverging = seeds_of(0, 3)[:2]
+    found = probe.best(seeds_of(0, 3)).seeds
+    assert (found.chosen, found.spread) == (3, None)
+    assert probe.said[3] == "phase probe: seed 3 goes on, the only one that did not diverge"
+
+
+def test_all_seeds_diverging_fails(tmp_path):
+    probe = Probe(tmp_path / "run")
+    probe.diverging = seeds_of(0, 2)
+    with pytest.raises(
+        UserError, match=r"phase probe, learning_rate 1e\+38: training has diverged"
+    ):
+        probe.best(seeds_of(0, 2))
 
 
 def test_a_whole_run_from_several_heads(preset, tmp_path):

@@ -79,8 +79,11 @@ def test_a_batch_that_is_no_number_is_skipped_and_the_rate_halved(make, options)
     np.testing.assert_allclose(rates[71:], np.array(undisturbed[71:]) / 2, rtol=1e-5)
 
 
-def test_the_state_it_goes_back_to_is_that_of_the_copy():
-    """The batches from the copy to the spike leave no trace at all."""
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("rows", [False, True], ids=["dense", "rows of a table"])
+@pytest.mark.parametrize("make", [lambda: LayerwiseAdamW(1e-2), lambda: keras.optimizers.Adam()])
+def test_the_state_it_goes_back_to_is_that_of_the_copy(make, rows, jit):
+    """The batches from the copy to the spike leave no trace at all, however they update."""
 
     class Stop(keras.callbacks.Callback):
         def __init__(self, at):
@@ -89,16 +92,18 @@ def test_the_state_it_goes_back_to_is_that_of_the_copy():
 
         def on_train_batch_end(self, batch, logs=None):
             if batch == self.at:
-                self.kept = [v.numpy() for v in self.model.weights]
+                kept = [*self.model.weights, *self.model.optimizer.variables[2:]]
+                self.kept = [v.numpy() for v in kept]
 
     def run(wrong, at):
         keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        table = [keras.layers.Embedding(2, 3), keras.layers.Flatten()] if rows else []
+        model = keras.Sequential([keras.Input((4,)), *table, keras.layers.Dense(1)])
         y = Y.copy()
         y[wrong * BATCH : (wrong + 1) * BATCH] = np.inf
-        model.compile(LayerwiseAdamW(1e-2), "mse")
+        model.compile(make(), "mse", jit_compile=jit)
         stop = Stop(at)
-        data = tf.data.Dataset.from_tensor_slices((X, y)).batch(BATCH)
+        data = tf.data.Dataset.from_tensor_slices(((X > 0) if rows else X, y)).batch(BATCH)
         model.fit(data, shuffle=False, verbose=0, callbacks=[quiet(), stop])
         return stop.kept
 

@@ -227,6 +227,36 @@ def test_mistakes_are_found_before_the_first_step(schedule, compiled, message):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_update_over_the_end_of_an_epoch_is_refused(scaled):
+    def fit_with(every, schedule, data=(X, Y)):
+        model = build()
+        optimizer = LayerwiseAdamW(1e-2, gradient_accumulation_steps=every)
+        model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, LOSS)
+        data = tf.data.Dataset.from_tensor_slices(data).batch(16)
+        before = model.get_weights()
+        try:
+            model.fit(data, epochs=2, verbose=0, callbacks=[quiet(schedule)])
+        finally:
+            moved.append(not np.array_equal(before[-1], model.get_weights()[-1]))
+
+    moved = []
+    opens = {0: "head", 1: "all"}
+    with pytest.raises(UserError, match=r"accumulation_steps=3, which does not divide 4 batches"):
+        fit_with(3, opens)
+    fit_with(2, opens)
+    fit_with(3, {0: "head"})
+    assert moved == [False, True, True]
+
+
+def test_an_update_over_the_end_of_an_epoch_of_unknown_length_is_refused_at_its_end():
+    model = build()
+    model.compile(LayerwiseAdamW(1e-2, gradient_accumulation_steps=3), LOSS)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda x, y: True).batch(16)
+    with pytest.raises(UserError, match=r"accumulation_steps=3, which does not divide . batches"):
+        model.fit(data, epochs=2, verbose=0, callbacks=[quiet({0: "head", 1: "all"})])
+
+
 def test_an_optimiser_that_has_made_steps_without_what_is_to_open():
     optimizer, model = steps_made()
     with pytest.raises(UserError, match="has made 2 steps without 4 variables"):

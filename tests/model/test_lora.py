@@ -166,7 +166,8 @@ def test_quantised_kernels_stay_as_they_are(mode, tmp_path):
     [
         ({"rank": 0}, "rank of LoRA is 0"),
         ({"alpha": -1.0}, "alpha of LoRA is -1"),
-        ({"targets": "norm"}, '"norm" selects no layer that can have an adapter; there are: '),
+        ({"targets": "norm"}, 'targets="norm" .* selects no layer that can have an adapter; choo'),
+        ({"targets": "re:nothing"}, 'targets="re:nothing" matches none'),
     ],
 )
 def test_mistakes_in_adding(options, message):

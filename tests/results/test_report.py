@@ -153,6 +153,15 @@ def test_cautions_are_those_that_apply():
     assert "Fewer than 30" not in text
 
 
+def test_seeds_that_diverged_are_told_of():
+    seeds = {"monitor": "val_accuracy", "figures": [None, 0.5, 0.75], "chosen": 3}
+    text = render(*make(phases=[phase(seeds=seeds | {"spread": 0.1768})]))
+    assert "3 initial heads: val_accuracy diverged, 0.5000, 0.7500, standard dev" in text
+    seeds |= {"figures": [None, None, 0.75], "spread": None}
+    text = render(*make(phases=[phase(seeds=seeds)]))
+    assert "val_accuracy diverged, diverged, 0.7500. Head 3 went on." in text
+
+
 def test_many_classes_are_cut_and_the_worst_mistakes_named():
     names = tuple(f"class {i}" for i in range(40))
     card, config, prepared = make(names=names, n=2000)

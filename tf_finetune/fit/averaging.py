@@ -23,6 +23,11 @@ class AveragedWeights(keras.callbacks.Callback):
     of open layers are averaged like the weights that they belong to; what does not
     change stays bit for bit. Training itself is what it is without this callback.
 
+    Of a LoRA adapter both factors are averaged, as variables that train. The product of
+    the averages is not the average of the products, whose rank would be higher; they
+    differ by the covariance of the factors over the updates averaged, which is small
+    where these move little. Validation judges the product, as it is merged and saved.
+
     It stands before all other callbacks, so that these see the averages from the
     validation to the end of an epoch, and raw weights while it trains.
     `keras.callbacks.SwapEMAWeights` swaps by adding and subtracting, which rounds the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Generator, Iterator
@@ -44,6 +45,26 @@ def batches_of(data: Any, batch_size: int) -> Generator[Batch, None, None]:
             yield _whole(batch)
         if empty:
             raise UserError("train is empty; give at least one batch.")
+
+
+def first_inputs(data: Any) -> Any:
+    """What a model is called on in the first batch, or tensors without values of that kind.
+
+    Args:
+        data: as in `batches_of`; it is not read, only arrays and copies are.
+
+    Raises:
+        UserError: for one that neither says what it holds nor can be copied.
+    """
+    if isinstance(data, tuple | list):
+        return keras.tree.map_structure(lambda x: np.asarray(x[:1]), data[0])
+    if isinstance(data, tf.data.Dataset):
+        spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
+        shapes = [t.shape for t in tf.nest.flatten(spec)]
+        if all(s.rank is not None and None not in s[1:] for s in shapes) or calls_python(data):
+            return tf.nest.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype.name), spec)
+    with contextlib.closing(batches_of(data, 1)) as own:
+        return next(own)[0]
 
 
 def _once(data: Any, batch_size: int) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from tf_finetune.fit.checkpoints import KeepBest
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.seeds import Seeds
-from tf_finetune.fit.spike_guard import SpikeGuard
+from tf_finetune.fit.spike_guard import Diverged, SpikeGuard
 from tf_finetune.fit.steps import KERAS, Step, training_by
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
@@ -194,7 +194,7 @@ def fit_phase(
 
     Raises:
         AuditError: if a frozen variable changed or, where strict, a trained one did not.
-        UserError: if training diverged.
+        Diverged: a `UserError`, if training did.
     """
     began = time.perf_counter()
     compile_phase(model, optimizer, objective)
@@ -230,13 +230,13 @@ def fit_phase(
             )
         audit = snapshot.check(strict=strict)
         if not best.finite_epochs:
-            raise UserError(
+            raise Diverged(
                 "training has diverged, its loss is no number. Lower the learning_rate, clip "
                 "gradients, or compute in float32."
             )
     except UserError as error:
         title = f"phase {phase.name}, learning_rate {phase.learning_rate:g}"
-        raise UserError(f"{title}: {error}") from None
+        raise type(error)(f"{title}: {error}") from None
     finally:
         best.restore()
     state |= state_of(optimizer, variables)

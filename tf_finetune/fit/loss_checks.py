@@ -38,23 +38,52 @@ def check_loss(model: keras.Model, loss: Any, train: Any) -> None:
     arrays, and of the first batch of other data, which is read from a copy.
 
     Args:
-        model: built. One with several outputs, or whose outputs are not known, is not
-            looked at.
-        loss: as in `keras.Model.compile`.
+        model: built. One whose outputs are not known is not looked at.
+        loss: as in `keras.Model.compile`; for several outputs a list or dict.
         train: as in `fit_phases`.
     """
-    name, from_logits = _known(loss)
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
-    if not name or len(outputs) != 1:
+    names = _names(model, outputs)
+    losses = _parts(loss, names)
+    if not any(_known(each)[0] for each in losses):
         return
-    _check_end(name, from_logits, _end_of(outputs[0]))
-    labels = _labels(train)
-    shape = _labels_shape(train) or ((None, *labels.shape[1:]) if labels is not None else None)
+    given = zip(_parts(_described(train), names), _parts(_labels(train), names), strict=True)
+    for name, output, each, (spec, labels) in zip(names, outputs, losses, given, strict=True):
+        try:
+            _check_output(output, each, spec, None if labels is None else np.asarray(labels))
+        except UserError as error:
+            raise UserError(f"output {name}: {error}" if len(names) > 1 else str(error)) from None
+
+
+def _check_output(output: Any, loss: Any, spec: Any, labels: np.ndarray | None) -> None:
+    name, from_logits = _known(loss)
+    if not name:
+        return
+    _check_end(name, from_logits, _end_of(output))
+    shape = _shape(spec) or ((None, *labels.shape[1:]) if labels is not None else None)
     if shape is None:
         return
-    _check_shape(name, shape, tuple(outputs[0].shape))
+    _check_shape(name, shape, tuple(output.shape))
     if labels is not None and labels.dtype.kind in "iufb" and labels.size:
-        _check_values(name, labels, outputs[0].shape[-1], getattr(loss, "ignore_class", None))
+        _check_values(name, labels, output.shape[-1], getattr(loss, "ignore_class", None))
+
+
+def _names(model: keras.Model, outputs: list) -> list[str]:
+    """What Keras calls the outputs in dicts of losses and labels."""
+    form = getattr(model, "_outputs_struct", None)
+    if isinstance(form, dict):
+        return [next((k for k, v in form.items() if v is output), "") for output in outputs]
+    return list(getattr(model, "output_names", None) or [""] * len(outputs))
+
+
+def _parts(whole: Any, names: list[str]) -> list:
+    """Those of a structure that belong to the outputs; None where that is not known."""
+    if isinstance(whole, dict):
+        return [whole.get(name) for name in names]
+    if len(names) == 1:
+        return [whole]
+    split = isinstance(whole, tuple | list) and len(whole) == len(names)
+    return list(whole) if split else [None] * len(names)
 
 
 @contextlib.contextmanager
@@ -167,30 +196,33 @@ def _check_values(name: str, labels: np.ndarray, k: int | None, ignored: int | N
         )
 
 
-def _labels_shape(train: Any) -> tuple | None:
-    """With the batch's axis in front; None where it is not known before reading."""
+def _described(train: Any) -> Any:
+    """Labels, or specs of them, as far as they are known before reading."""
     if isinstance(train, tf.data.Dataset):
         spec: Any = train.element_spec
-        labels = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
-        if isinstance(labels, tf.TensorSpec) and labels.shape.rank is not None:
-            return tuple(labels.shape)
-        return None
-    if isinstance(train, tuple | list):
-        return (None, *np.shape(train[1])[1:])
-    return None
+        return spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    return train[1] if isinstance(train, tuple | list) else None
 
 
-def _labels(train: Any) -> np.ndarray | None:
+def _shape(labels: Any) -> tuple | None:
+    """With the batch's axis in front."""
+    if isinstance(labels, tf.TypeSpec):
+        known = isinstance(labels, tf.TensorSpec) and labels.shape.rank is not None
+        return tuple(labels.shape) if known else None
+    return None if labels is None else (None, *np.shape(labels)[1:])
+
+
+def _labels(train: Any) -> Any:
+    """All of them, or those of the first batch; None where they cannot be looked at."""
     if isinstance(train, tuple | list):
-        return np.asarray(train[1])
+        return train[1]
     if isinstance(train, tf.data.Dataset) and _size(train) > _MOST:
         return None
     try:
         if calls_python(train):
             return None
         with contextlib.closing(batches_of(train, 1)) as own:
-            labels = next(own)[1]
-        return None if labels is None else np.asarray(labels)
+            return next(own)[1]
     except UserError:  # it cannot be copied
         return None
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
+from tf_finetune.fit.data_copy import first_inputs
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
+from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
@@ -65,6 +64,7 @@ def fit_phases(
     clip: float = 1.0,
     micro_batch: int = 0,
     r_drop: float = 0.0,
+    mixup: float = 0.0,
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
     ema: float = 0.0,
@@ -103,6 +103,8 @@ def fit_phases(
             memory; an update still takes the whole batch. 0 means all at once.
         r_drop: weight of the disagreement between two passes with dropout (R-Drop), as in
             `Disagreement`; phases without dropout go without. 0 makes one pass.
+        mixup: alpha of the Beta distribution by which examples are mixed, and their losses
+            with them, as in `place_of`: their inputs, or what goes into the last layer.
         spike_guard: how often a phase may go back to its last good state when the loss
             blows up, as in `SpikeGuard`; 0 turns that off.
         gradient_checkpointing: keep of each block only what goes in and what comes out,
@@ -137,12 +139,15 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
-    step = Step(micro_batch=micro_batch, r_drop=r_drop)
+    step = Step(micro_batch=micro_batch, r_drop=r_drop, mixup=mixup)
     check_batch(step, examples)
     _build(model, train)
     check_strategy(model)
     guard_saving(model)
     check_loss(model, loss, train)
+    if mixup:
+        body, end = place_of(model, first_inputs(train))
+        step = dataclasses.replace(step, body=body, head=end, seed=None)
     groups = layer_groups(model, backbone)
     noisy = []
     for phase in phases:  # refuses what selects nothing
@@ -155,7 +160,7 @@ def fit_phases(
     if gradient_checkpointing:
         for phase in {phase.batch_norm: phase for phase in phases}.values():
             _open(model, groups, phase)
-            check_recomputable(groups, None if graph_of(model) else _first(train))
+            check_recomputable(groups, None if graph_of(model) else first_inputs(train))
     anchors = anchors_of(groups, phases, l2_sp)
     for line in repeated(phases):
         say(line)
@@ -263,13 +268,12 @@ def _build(model: keras.Model, train: Any) -> None:
     """Makes the variables of a model that is built by its first batch."""
     if model.built:
         return
-    with contextlib.suppress(NotImplementedError):
-        model(_first(train))
-
-
-def _first(train: Any) -> Any:
-    """What the model is called on in the first batch."""
-    if isinstance(train, tuple | list):
-        return keras.tree.map_structure(lambda x: np.asarray(x[:1]), train[0])
-    batch = next(iter(train)) if isinstance(train, tf.data.Dataset) else train[0]
-    return batch[0] if isinstance(batch, tuple | list) else batch
+    try:
+        model(first_inputs(train))
+    except NotImplementedError:
+        return  # a model without a `call`; what it lacks is told of where layers are looked for
+    except ValueError as error:
+        raise UserError(
+            f'the model "{model.name}" has no weights yet, and train does not say enough to make '
+            f"them ({str(error).splitlines()[0]}); call it on a batch of inputs first."
+        ) from None

@@ -11,15 +11,25 @@ import tensorflow as tf
 
 # Processors without these multiply bfloat16 by way of float32, which is slower.
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+_AMPERE = (8, 0)
 
 
 def resolve(precision: str) -> str:
     """`float32`, `bfloat16` or `float16` for any allowed `config.fit.precision`."""
     if precision != "auto":
         return precision
-    return (
-        "bfloat16" if tf.config.list_physical_devices("GPU") or _cpu_has_bfloat16() else "float32"
-    )
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+        return "bfloat16"
+    # What computes is the GPU, where there is one.
+    gpus = tf.config.list_physical_devices("GPU")
+    has_it = all(map(_gpu_has_bfloat16, gpus)) if gpus else _cpu_has_bfloat16()
+    return "bfloat16" if has_it else "float32"
+
+
+def _gpu_has_bfloat16(gpu: tf.config.PhysicalDevice) -> bool:
+    """NVIDIA's from Ampere on; of others, which do not tell, it is taken for granted."""
+    details = tf.config.experimental.get_device_details(gpu)
+    return details.get("compute_capability", _AMPERE) >= _AMPERE
 
 
 def _cpu_has_bfloat16() -> bool:

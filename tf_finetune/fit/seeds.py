@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 
 from tf_finetune.fit.objective import Objective
+from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.optim.carry import State
 
 if TYPE_CHECKING:
@@ -32,15 +34,16 @@ class Seeds:
 
     Attributes:
         monitor: the validation figure that decided.
-        figures: what it came to from each; the first is that of the run's own seed.
+        figures: what it came to from each, None where training diverged; the first is
+            that of the run's own seed.
         chosen: which of them went on, counted from 1.
-        spread: standard deviation of the figures (n - 1).
+        spread: standard deviation of the figures that there are (n - 1); None of one.
     """
 
     monitor: str
-    figures: list[float]
+    figures: list[float | None]
     chosen: int
-    spread: float
+    spread: float | None
 
 
 def seeds_of(seed: int, count: int) -> list[int]:
@@ -63,7 +66,7 @@ def best_of_seeds(
 
     Fine-tuning depends on the head's first weights and the order of examples about as
     much as on its settings (Dodge et al. 2020, arXiv:2002.06305). Validation decides as
-    within a phase; of equals the first is kept.
+    within a phase; of equals the first is kept. One that diverges counts as the worst.
 
     Args:
         run: trains the model for a phase: from the seed of its examples, a folder for its
@@ -78,34 +81,43 @@ def best_of_seeds(
 
     Returns:
         The best run's result; of several with the time of all, and `seeds`.
+
+    Raises:
+        Diverged: if training does so from each seed.
     """
     if len(seeds) == 1:
         return run(seeds[0], workdir, state, say)
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tf_finetune-seeds-") as scratch:
-        tries: list[_Try] = []
+        tries: list[_Try | None] = []
         for number, seed in enumerate(seeds, 1):
             if number > 1:
                 _begin_anew(model, seed)
-            tries.append(_try(run, model, seed, Path(scratch, str(number))))
+            title = f"seed {number} of {len(seeds)}"
+            try:
+                tried = _try(run, model, seed, Path(scratch, str(number)))
+            except Diverged as error:
+                if number == len(seeds) and not any(tries):
+                    raise
+                tries.append(None)
+                say(f"{title}, which counts as the worst: {error}")
+                continue
+            tries.append(tried)
+            figures = tried.result.figures
             say(
-                f"phase {tries[-1].result.name}, seed {number} of {len(seeds)}: "
-                f"{objective.monitor} {tries[-1].result.figures[objective.monitor]:.4f}, "
-                f"val_loss {tries[-1].result.figures['val_loss']:.4f}"
+                f"phase {tried.result.name}, {title}: {objective.monitor} "
+                f"{figures[objective.monitor]:.4f}, val_loss {figures['val_loss']:.4f}"
             )
-        best = max(tries, key=lambda one: one.score(objective))
+        best = max(filter(None, tries), key=lambda one: one.score(objective))
         _keep_files(best.folder, workdir)
     for variable, value in zip(model.variables, best.weights, strict=True):
         variable.assign(value)
     state |= best.state
-    found = _compared([one.result for one in tries], tries.index(best) + 1, objective.monitor)
-    say(
-        f"phase {best.result.name}: seed {found.chosen} goes on; over {len(seeds)} seeds "
-        f"{found.monitor} is {min(found.figures):.4f} to {max(found.figures):.4f}, standard "
-        f"deviation {found.spread:.4f}"
-    )
+    found = _compared(tries, best, objective.monitor)
+    say(f"phase {best.result.name}: {_summary(found)}")
     for line in best.lines:
         say(line)
-    seconds = round(sum(one.result.seconds for one in tries), 3)
+    seconds = round(time.perf_counter() - began, 3)
     return dataclasses.replace(best.result, seconds=seconds, seeds=found)
 
 
@@ -132,10 +144,21 @@ def _try(run: Run, model: keras.Model, seed: int, folder: Path) -> _Try:
     return _Try(result=result, weights=weights, state=state, folder=folder, lines=lines)
 
 
-def _compared(results: list[PhaseResult], chosen: int, monitor: str) -> Seeds:
-    figures = [result.figures[monitor] for result in results]
-    spread = statistics.stdev(figures)
-    return Seeds(monitor=monitor, figures=figures, chosen=chosen, spread=spread)
+def _compared(tries: list[_Try | None], best: _Try, monitor: str) -> Seeds:
+    figures = [one.result.figures[monitor] if one else None for one in tries]
+    known = [figure for figure in figures if figure is not None]
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return Seeds(monitor=monitor, figures=figures, chosen=tries.index(best) + 1, spread=spread)
+
+
+def _summary(found: Seeds) -> str:
+    known = [figure for figure in found.figures if figure is not None]
+    if found.spread is None:
+        return f"seed {found.chosen} goes on, the only one that did not diverge"
+    return (
+        f"seed {found.chosen} goes on; over {len(known)} seeds {found.monitor} is "
+        f"{min(known):.4f} to {max(known):.4f}, standard deviation {found.spread:.4f}"
+    )
 
 
 def _begin_anew(model: keras.Model, seed: int) -> None:

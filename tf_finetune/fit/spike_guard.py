@@ -22,6 +22,10 @@ _EVERY = 50
 _IN_A_ROW = 2
 
 
+class Diverged(UserError):
+    """Training whose loss is no number any more, or far too high again and again."""
+
+
 @keras.saving.register_keras_serializable("tf_finetune")
 class Lowered(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule times a factor that can be lowered while training runs.
@@ -70,7 +74,7 @@ class SpikeGuard(keras.callbacks.Callback):
             counted from 1.
 
     Raises:
-        UserError: from `fit`, when training still diverges after `most` times.
+        Diverged: from `fit`, when training still diverges after `most` times.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class SpikeGuard(keras.callbacks.Callback):
                 self._copy(batch + 1)
             return
         if len(self.skipped) == self._most:
-            raise UserError(
+            raise Diverged(
                 f"training has diverged: the loss is {loss:g} at batch {batch + 1} of epoch "
                 f"{self._epoch + 1}, though the rate was halved {self._most} times before. Lower "
                 "the learning_rate, clip gradients, or compute in float32."
@@ -134,7 +138,9 @@ class SpikeGuard(keras.callbacks.Callback):
 
     def _copy(self, done: int) -> None:
         self._copied, self._copied_seen = done, self._seen
-        self._good = {id(v): v.numpy() for v in self._state()}
+        # TensorFlow copies what it is about to change while somebody holds a reading of it:
+        # in the kernel of the update, and never what is frozen.
+        self._good = {id(v): tf.convert_to_tensor(v.value) for v in self._state()}
 
     def _go_back(self, batch: int, loss: float) -> None:
         for variable in self._state():

@@ -38,8 +38,8 @@ class Step:
             model, as the generators of dropout have.
         body: for mixup, from inputs to the vectors that are mixed; None where the
             model takes these.
-        head: for mixup, from there to outputs.
-        seed: of mixup.
+        head: for mixup, from there to outputs; None where that is the model.
+        seed: of mixup; None draws one by Keras's own.
     """
 
     micro_batch: int = 0
@@ -47,7 +47,7 @@ class Step:
     mixup: float = 0.0
     body: keras.Model | None = None
     head: keras.Model | None = None
-    seed: int = 0
+    seed: int | None = 0
 
     @property
     def settings(self) -> str:
@@ -77,6 +77,7 @@ def check_batch(step: Step, examples: Examples) -> None:
         raise UserError(f"micro_batch is {step.micro_batch!r}; it must be a whole number.")
     at_least("micro_batch", step.micro_batch, 0)
     at_least("r_drop", step.r_drop, 0)
+    at_least("mixup", step.mixup, 0)
     train = examples.train["x"]
     batch = examples.train.get("batch_size")
     if isinstance(train, tf.data.Dataset):
@@ -84,6 +85,11 @@ def check_batch(step: Step, examples: Examples) -> None:
         batch = shape[0] if shape.rank else None
     if batch:  # a data set may not tell
         at_most_batch("micro_batch", step.micro_batch, batch)
+    if step.mixup and 1 in (step.micro_batch, batch):
+        raise UserError(
+            f"mixup is {step.mixup}, but a batch or micro_batch of 1 leaves no other example to "
+            "mix with; raise that, or set mixup to 0."
+        )
 
 
 def check_step(model: keras.Model, step: Step) -> None:
@@ -191,11 +197,12 @@ def _forward(
     total = tf.constant(0.0)
     count = 2 if step.r_drop else 1
     for _ in range(count):
-        if mixture and step.head:
-            vectors = step.body(x, training=True) if step.body else x
-            passes.append(step.head(mixture.rows(vectors), training=True))
-        else:
-            passes.append(model(x, training=True) if model._call_has_training_arg else model(x))
+        network, given = model, x
+        if mixture:
+            given = mixture.rows(step.body(x, training=True) if step.body else x)
+            network = step.head or model
+        training = {"training": True} if network._call_has_training_arg else {}
+        passes.append(network(given, **training))
         total += own_losses(model, share) / count
     for weight, y_true, weights in targets:
         for y_pred in passes:

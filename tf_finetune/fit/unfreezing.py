@@ -38,7 +38,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
     Raises:
         UserError: for a schedule that is empty, does not begin at epoch 0, selects
             nothing, or is longer than the training; or an optimiser that cannot open
-            layers. From `fit`, before the first step.
+            layers, or accumulates gradients over the end of an epoch. From `fit`, before
+            the first step, but where only the first epoch tells how many batches it has.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._current: str | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        outer = self.model.optimizer
-        check_strategy(self.model, getattr(outer, "inner_optimizer", outer))
+        check_strategy(self.model, self._inner())
         self._groups = layer_groups(self.model, self._backbone)
         self._schedule = self._stages()
+        self._check_accumulation(self.params["steps"])
         self._current = None
         opened: dict[int, keras.Variable] = {}
         for train in dict.fromkeys(self._schedule.values()):
@@ -81,6 +82,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
         train = self._schedule[max(first for first in self._schedule if first <= epoch)]
         if train == self._current:
             return
+        if self._current is not None:
+            self._check_accumulation(int(self._inner()._iterations.numpy()))
         self._current = train
         set_trainable(self._groups, train, self._batch_norm)
         self.model.make_train_function(force=True)
@@ -88,6 +91,20 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._say(
             f"epoch {epoch + 1}: trainable {trainable:,} of {total:,} ({trainable / total:.1%})"
         )
+
+    def _inner(self) -> keras.optimizers.Optimizer:
+        outer = self.model.optimizer
+        return getattr(outer, "inner_optimizer", outer)
+
+    def _check_accumulation(self, batches: int | None) -> None:
+        """Of what opens within an update, some parts would have no gradient."""
+        every = getattr(self._inner(), "gradient_accumulation_steps", None)
+        if every and batches and batches % every and len(self._schedule) > 1:
+            raise UserError(
+                f"the optimizer has gradient_accumulation_steps={every}, which does not divide "
+                f"{batches} batches, so that layers would open between the parts of one update; "
+                "choose it, or the steps_per_epoch of fit, so that it divides those of an epoch."
+            )
 
     def _stages(self) -> dict[int, str]:
         """The schedule by epoch, checked against the epochs that `fit` will run."""
@@ -112,8 +129,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def _build(self, variables: list[keras.Variable]) -> None:
         """Has the optimiser know everything that will ever train."""
-        outer = self.model.optimizer
-        optimizer = getattr(outer, "inner_optimizer", outer)
+        outer, optimizer = self.model.optimizer, self._inner()
         if isinstance(optimizer, keras.optimizers.MultiOptimizer):
             raise UserError(
                 f"the model was compiled with {type(optimizer).__name__}, which cannot train a "

@@ -64,7 +64,10 @@ def add_lora(
     if lora_layers(model):
         raise UserError(f'the model "{model.name}" has adapters already; merge them first.')
     groups = layer_groups(model, backbone)
-    chosen = {id(v) for v in selected(groups, targets)}
+    try:
+        chosen = {id(v) for v in selected(groups, targets)}
+    except UserError as error:  # speaks of a phase
+        raise UserError(str(error).replace("train=", "targets=", 1)) from None
     head = {id(x) for layer in groups.head for x in layer._flatten_layers()}
     able = [
         layer
@@ -74,8 +77,8 @@ def add_lora(
     found = [layer for layer in able if id(_base(layer)) in chosen]
     if not found:
         raise UserError(
-            f'"{targets}" selects no layer that can have an adapter; there are: '
-            f"{listed(layer.path for layer in able)}."
+            f'targets="{targets}" (config.model.lora_targets) selects no layer that can have an '
+            f"adapter; choose of these: {listed(layer.path for layer in able)}."
         )
     for layer in found:
         layer.enable_lora(rank, lora_alpha=alpha)

@@ -197,11 +197,14 @@ def _training(card: Mapping[str, Any], config: FineTuneConfig) -> str:
     text = table(head, rows)
     for p in phases:
         if seeds := p.get("seeds"):
-            figures = ", ".join(f"{figure:.4f}" for figure in seeds["figures"])
+            figures = ", ".join(
+                "diverged" if figure is None else f"{figure:.4f}" for figure in seeds["figures"]
+            )
+            spread = seeds["spread"]
+            beside = f", standard deviation {spread:.4f}" if spread is not None else ""
             text += (
                 f"\n\nPhase {p['name']} was trained from {len(seeds['figures'])} initial heads: "
-                f"{seeds['monitor']} {figures}, standard deviation {seeds['spread']:.4f}. Head "
-                f"{seeds['chosen']} went on."
+                f"{seeds['monitor']} {figures}{beside}. Head {seeds['chosen']} went on."
             )
     if line := card.get("interpolation"):
         scores = ", ".join(retention.point(row) for row in line["sweep"])
