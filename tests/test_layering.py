@@ -16,6 +16,7 @@ PACKAGE = Path(tf_finetune.__file__).parent
 # A module imports only from rooms further up and from its own.
 ROOMS = (
     "errors",
+    "stopping",
     "packaged",
     "quiet",
     "whole",
@@ -27,6 +28,7 @@ ROOMS = (
     "recipe",
     "overrides",
     "workdir",
+    "checkpoints",
     "data",
     "model",
     "optim",
@@ -35,6 +37,7 @@ ROOMS = (
     "assemble",
     "preflight",
     "results",
+    "run_state",
     "interpolated",
     "train",
     "plan",

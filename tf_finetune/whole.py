@@ -36,6 +36,27 @@ def written_whole(path: Path, needed: int = 0) -> Iterator[Path]:
         _remove(temporary)
 
 
+def sync(path: Path, *, deep: bool = True) -> None:
+    """Makes sure that a folder's files are on the disk, not only on their way there.
+
+    Args:
+        path: a folder.
+        deep: its files and folders too, not their names alone.
+    """
+    for folder, _, files in os.walk(path) if deep else [(path, [], [])]:
+        for name in files:
+            _sync(os.path.join(folder, name))
+        _sync(folder)
+
+
+def _sync(path: str | os.PathLike[str]) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
