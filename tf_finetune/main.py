@@ -3,7 +3,8 @@
     tf-finetune --config=RECIPE.py --workdir=FOLDER --config.KEY=VALUE ...
 
 The exit status is 0 when done, 2 for a mistake that you can mend, 1 for one that is
-ours, 130 after Ctrl-C.
+ours, 130 after Ctrl-C, 143 after SIGTERM. A run that was stopped or killed goes on where
+it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -28,6 +30,7 @@ from tf_finetune.data.paths import expand
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
+from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
@@ -51,15 +54,19 @@ def run(argv: Sequence[str] | None = None) -> int:
     """
     own_process = argv is None
     argv = list(sys.argv if argv is None else argv)
-    command = None
+    command, stop = None, Stop()
+    if own_process:
+        signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     try:
         command = parse(argv)
         if command is None:
             print(help_text())
         else:
-            carry_out(command)
+            carry_out(command, stop)
         sys.stdout.flush()
         return 0
+    except Stopped:
+        message, status = _stopped(command, stop), 143
     except UserError as error:
         message, status = str(error), 2
     except KeyboardInterrupt:
@@ -78,6 +85,12 @@ def run(argv: Sequence[str] | None = None) -> int:
             atexit.register(os._exit, status)
     print(f"tf-finetune: {message}", file=sys.stderr, flush=True)
     return status
+
+
+def _stopped(command: Command | None, stop: Stop) -> str:
+    if not command or command.mode != "train":
+        return "stopped by SIGTERM."
+    return f"stopped by SIGTERM; the same command goes on from {stop.place or 'the beginning'}."
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -43,18 +43,13 @@ def sync(path: Path, *, deep: bool = True) -> None:
         path: a folder.
         deep: its files and folders too, not their names alone.
     """
-    for folder, _, files in os.walk(path) if deep else [(path, [], [])]:
-        for name in files:
-            _sync(os.path.join(folder, name))
-        _sync(folder)
-
-
-def _sync(path: str | os.PathLike[str]) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    below = [file for file in path.rglob("*") if not file.is_symlink()] if deep else []
+    for file in [*below, path]:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -51,11 +51,13 @@ class CheckpointFiles:
     Args:
         folder: is made when the first one is written.
         keep: how many stay.
+
+    Attributes:
         reserve: bytes of the disk that are needed for something else.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, reserve: int = 0) -> None:
-        self._folder, self._keep, self._reserve = folder, keep, reserve
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self._folder, self._keep, self.reserve = folder, keep, 0
         self._whole: list[int] = []  # known to be, ascending
 
     def write(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Path:
@@ -108,6 +110,8 @@ class CheckpointFiles:
                 continue
             self._whole = [number]
             return Checkpoint(number=number, arrays=arrays, facts=facts)
+        if self._numbers():
+            say("no checkpoint is whole; the run begins anew")
         return None
 
     def prune(self, keep: int) -> None:
@@ -125,7 +129,7 @@ class CheckpointFiles:
         return self._folder / f"{number:06d}"
 
     def _check_room(self, size: int) -> None:
-        if shutil.disk_usage(self._folder).free < size + self._reserve:
+        if shutil.disk_usage(self._folder).free < size + self.reserve:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,6 +70,7 @@ class Saver:
         began = self._clock()
         self.wait()
         arrays, facts = take()
+        facts = copy.deepcopy(facts)
         self._writing = self._thread.submit(self._write, arrays, facts)
         self._last, self._updates = self._clock(), updates
         self._cost = self.seconds = self._last - began
