@@ -67,6 +67,8 @@ class Ongoing:
     ) -> None:
         self._run, self._setup, self._stop = run, setup, stop
         self._network: keras.Model = setup.task.network
+        # Noted now: a train step may put a generator of its own among them for a while.
+        self._variables = list(self._network.variables)
         self._ready = time.perf_counter()
         self._moving: set[int] = set()  # places in the network's variables
         # What interpolation may begin from.
@@ -79,7 +81,7 @@ class Ongoing:
         self.saving = Saving(saver=saver, pack=self._packed, stop=stop, middle=middle)
 
     def _go_on(self, found: Checkpoint, same: Facts, made: Facts, say: Say) -> Middle | None:
-        self.state, weights, middle = unpacked(found.arrays, found.facts, self._network)
+        self.state, weights, middle = unpacked(found.arrays, found.facts, self._variables)
         _check_same(self._run, self.state.same, same)
         if line := _other_versions(self.state.made["versions"], made["versions"]):
             say(line)
@@ -88,7 +90,7 @@ class Ongoing:
             middle.weights = weights
         else:
             for place, array in weights.items():
-                self._network.variables[place].assign(array)
+                self._variables[place].assign(array)
         rows = self.state.rows + (middle.facts["MetricsLog"]["rows"] if middle else [])
         folder.write_atomically(
             self._run / folder.HISTORY, "".join(f"{json.dumps(row)}\n" for row in rows)
@@ -110,7 +112,7 @@ class Ongoing:
     def mark_before(self) -> None:
         """Notes the network's weights from which `before` goes on."""
         places = {id(v): i for i, v in enumerate(self._network.weights)}
-        moved = [self._network.variables[place] for place in self._moving]
+        moved = [self._variables[place] for place in self._moving]
         self.state.before = {places[id(v)]: v.numpy() for v in moved if id(v) in places}
 
     def before(self) -> list[np.ndarray]:
@@ -126,12 +128,12 @@ class Ongoing:
         weights, changing = {id(v) for v in self._network.weights}, may_change(self._network)
         self._moving |= {
             place
-            for place, v in enumerate(self._network.variables)
+            for place, v in enumerate(self._variables)
             if id(v) in changing or id(v) not in weights  # the states of random numbers
         }
         self.state.seconds = self._before + time.perf_counter() - self._ready
         self._stop.place = self._place(middle)
-        return packed(self.state, self._network, self._moving, middle)
+        return packed(self.state, self._variables, self._moving, middle)
 
     def _place(self, middle: Middle | None) -> str:
         phases = [self._setup.baseline, *self._setup.phases]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -48,7 +49,10 @@ class RunState:
 
 
 def packed(
-    state: RunState, network: keras.Model, moving: set[int], middle: Middle | None
+    state: RunState,
+    variables: Sequence[keras.Variable],
+    moving: set[int],
+    middle: Middle | None,
 ) -> tuple[Arrays, Facts]:
     """The arrays and facts of a checkpoint.
 
@@ -57,11 +61,10 @@ def packed(
 
     Args:
         state: of the run.
-        network: which it trains.
+        variables: of the network.
         moving: the places of the variables that may differ from the run's start.
         middle: of the phase that trains, if one does.
     """
-    variables = network.variables
     places = {name: i for i, name in enumerate(variable_names(variables))}
     sections: dict[str, dict[Any, np.ndarray]] = {
         "network": {i: variables[i].numpy() for i in sorted(moving)},
@@ -90,7 +93,7 @@ def packed(
 
 
 def unpacked(
-    arrays: Arrays, facts: Facts, network: keras.Model
+    arrays: Arrays, facts: Facts, variables: Sequence[keras.Variable]
 ) -> tuple[RunState, dict[int, np.ndarray], Middle | None]:
     """What `packed` was given; the network's variables by their places, not yet put there."""
 
@@ -98,7 +101,7 @@ def unpacked(
         start = f"{kind}/"
         return {key[len(start) :]: a for key, a in arrays.items() if key.startswith(start)}
 
-    names = variable_names(network.variables)
+    names = variable_names(variables)
     momentums, velocities = section("momentum"), section("velocity")
     optimizer: State = {
         names[int(i)]: (age, momentums[i], velocities[i]) for i, age in facts["ages"].items()

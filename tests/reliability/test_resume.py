@@ -24,6 +24,7 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.resuming import SaveState
 from tf_finetune.fit.spike_guard import SpikeGuard
+from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.train import fine_tune
 
 
@@ -225,6 +226,42 @@ def test_a_guard_that_went_back_before_and_goes_back_after(
     run("killed", config, Moment(*BATCH, 15))
     run("killed", config)
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+def asking(stop: Stop, name: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a run asked to stop just before the n-th call of a method of its `SaveState`."""
+    method, calls = getattr(SaveState, name), []
+
+    def called(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            stop.ask()
+        method(*args, **kwargs)
+
+    monkeypatch.setattr(SaveState, name, called)
+
+
+def test_asked_to_stop_it_saves_the_batch_and_what_the_guard_would_go_back_to(
+    preset: Path,
+    tmp_path: Path,
+    run: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Spiking(monkeypatch, 17)
+    config = config_of(preset, phases="full", save_every=0, probe_baseline=False)
+    run("whole", config)
+    for name, call in (("on_train_batch_end", 15), ("on_test_batch_end", 1)):
+        stop = Stop()
+        with monkeypatch.context() as patch:
+            asking(stop, name, call, patch)
+            with pytest.raises(Stopped):
+                fine_tune(config, tmp_path / "killed", runs.classes(), stop=stop, say=print)
+        assert stop.place == "phase tune, epoch 3, update 3"
+    assert went_on(run("killed", config)) == "phase tune, epoch 3, update 3"
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+    card = json.loads((tmp_path / "killed" / "metrics.json").read_text())
+    assert card["phases"][0]["skipped"] == [[3, 1, 5]]
+    assert card["resumed"] == 2
 
 
 @pytest.mark.slow

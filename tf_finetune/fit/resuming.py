@@ -94,7 +94,9 @@ class SaveState(keras.callbacks.Callback):
         self._saving, self._number, self._examples = saving, number, examples
         self._parts, self._guard = watching.stateful(), watching.guard
         self._start = {"start": dict(start), "audit": snapshot.digests}
-        self._network, self._began = network, began
+        self._began = began
+        # Before a train step has put a generator of its own among them.
+        self._whole = {id(v) for v in network.variables}
         self._middle, self._epoch = saving.middle_of(number), 0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -144,12 +146,11 @@ class SaveState(keras.callbacks.Callback):
             self._saving.stop.check()
 
     def _variables(self) -> dict[str, Sequence[Any]]:
-        whole = {id(v) for v in self._network.variables}
         return {
             "optimizer": self.model.optimizer.variables,
             "metrics": self.model.metrics_variables,
             # Such as what mixup draws from.
-            "model": [v for v in self.model.variables if id(v) not in whole],
+            "model": [v for v in self.model.variables if id(v) not in self._whole],
         }
 
     def _state(self, epoch: int, batch: int) -> Middle:
