@@ -67,6 +67,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 0
     except Stopped:
         message, status = _stopped(command, stop), 143
+        if own_process:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            sys.stdout.flush()
+            atexit.register(os._exit, status)  # TensorFlow's threads are in the middle of work
     except UserError as error:
         message, status = str(error), 2
     except KeyboardInterrupt:

@@ -27,8 +27,8 @@ class Stop:
         Raises:
             Stopped: where nothing holds it back.
         """
-        first, self.asked = not self.asked, True
-        if first and not self._held:
+        self.asked = True
+        if not self._held:
             raise Stopped
 
     def check(self) -> None:
