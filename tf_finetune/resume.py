@@ -48,6 +48,7 @@ class Ongoing:
         state: of the run.
         saving: of its phases.
         resumed: how often it has gone on.
+        files: as given.
 
     Raises:
         UserError: if the data or the pretrained weights are not those of `found`.
@@ -65,7 +66,7 @@ class Ongoing:
         stop: Stop,
         say: Say,
     ) -> None:
-        self._run, self._setup, self._stop = run, setup, stop
+        self._run, self._setup, self._stop, self.files = run, setup, stop, files
         self._network: keras.Model = setup.task.network
         # Noted now: a train step may put a generator of its own among them for a while.
         self._variables = list(self._network.variables)
@@ -149,8 +150,7 @@ def begun(
     run: Path,
     config: FineTuneConfig,
     setup: Setup,
-    files: CheckpointFiles,
-    found: Checkpoint | None,
+    room: int,
     *,
     stop: Stop,
     say: Say,
@@ -161,8 +161,7 @@ def begun(
         run: the folder.
         config: of the run.
         setup: of the run; gets the precision with which it began.
-        files: the folder's checkpoints, which leave room for what else is written.
-        found: the newest of them.
+        room: bytes that the run writes beside checkpoints.
         stop: whose wish to stop is followed.
         say: where lines for people go.
 
@@ -172,6 +171,8 @@ def begun(
     Raises:
         UserError: if the run cannot begin or go on here.
     """
+    files = CheckpointFiles(run / folder.CHECKPOINTS)
+    files.reserve, found = room, files.newest(say)
     made: Facts = {"versions": versions()}
     if found:
         then = found.facts["made"]
@@ -180,7 +181,7 @@ def begun(
     else:
         chosen = fitting(config, setup, say=say).fit.micro_batch
         made |= {"precision": setup.precision, "micro_batch": chosen}
-        folder.check_room(run, files.reserve)
+        folder.check_room(run, room)
         folder.begin(run, config, setup.prepared.report)
     fit = dataclasses.replace(config.fit, micro_batch=made["micro_batch"])
     ongoing = Ongoing(run, config, setup, made, found, files, stop=stop, say=say)

@@ -16,7 +16,6 @@ import numpy as np
 
 from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
-from tf_finetune.checkpoints.files import CheckpointFiles
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.augment import token_noise
@@ -101,17 +100,14 @@ def _fine_tuned(
     """`fine_tune`, in a folder that is this run's alone."""
     began = time.perf_counter()
     check_folder(run / "export")
-    files = CheckpointFiles(run / folder.CHECKPOINTS)
-    found = files.newest(say)
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     share_gpu(config)
     setup = set_up(config, run / "cache", data, say=say)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
-    files.reserve = copies * bytes_of(task)
-    fitted, ongoing = begun(run, config, setup, files, found, stop=stop, say=say)
-    found = None  # it is as large as a few models
+    room = copies * bytes_of(task)
+    fitted, ongoing = begun(run, config, setup, room, stop=stop, say=say)
 
     # 3. Freeze and 4. fit, phase by phase.
     ready, earlier = time.perf_counter(), ongoing.state.seconds
@@ -159,7 +155,7 @@ def _fine_tuned(
     folder.write_atomically(run / "report.md", report.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
-    files.prune(1)
+    ongoing.files.prune(1)
     say(report.summary(card, run))
     return FitResult(metrics=card, history=folder.read_history(run), model=task, workdir=run)
 
