@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,6 @@ def without_times(value: Any) -> Any:
 
 def end_of(run: Path) -> dict[str, Any]:
     """All that a run came to: its card, history, last checkpoint and the model's weights."""
-    import zipfile
-
     found = CheckpointFiles(run / "checkpoints").newest(lambda line: None)
     assert found is not None
     with zipfile.ZipFile(run / "model.keras") as parts:
@@ -57,8 +57,6 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _values(content: bytes) -> dict[str, np.ndarray]:
-    import io
-
     found: dict[str, np.ndarray] = {}
     with h5py.File(io.BytesIO(content)) as file:
         file.visititems(

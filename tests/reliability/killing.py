@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 
 
@@ -20,11 +21,13 @@ class Killing:
         kills: how often it was killed before its end.
         said: what each start printed.
         status: of the last start, which was left alone.
+        seconds: that this one worked after its first line.
     """
 
-    kills: int
-    said: list[str]
-    status: int
+    kills: int = 0
+    said: list[str] = dataclasses.field(default_factory=list)
+    status: int = 0
+    seconds: float = 0.0
 
 
 def killed_and_resumed(
@@ -48,24 +51,24 @@ def killed_and_resumed(
         quick: only moments from after the first line.
     """
     moments = random.Random(seed)
-    result = Killing(kills=0, said=[], status=0)
+    result = Killing()
     for _ in range(kills):
         early = not quick and moments.random() < 0.2
         delay = moments.uniform(0, seconds)
-        text, status = _start(command, delay, number, after_line=not early)
+        text, status, _ = _start(command, delay, number, after_line=not early)
         result.said.append(text)
         if status != -number and status != 128 + number:
             result.status = status
             return result
         result.kills += 1
-    text, result.status = _start(command, None, number, after_line=False)
+    text, result.status, result.seconds = _start(command, None, number, after_line=True)
     result.said.append(text)
     return result
 
 
 def _start(
     command: Sequence[str], delay: float | None, number: signal.Signals, *, after_line: bool
-) -> tuple[str, int]:
+) -> tuple[str, int, float]:
     around = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     process = subprocess.Popen(
         command,
@@ -82,5 +85,6 @@ def _start(
             timer = threading.Timer(delay, process.send_signal, [number])
             timer.start()
             stack.callback(timer.cancel)
+        began = time.monotonic()
         text = line + process.stdout.read()
-        return text, process.wait()
+        return text, process.wait(), time.monotonic() - began

@@ -18,6 +18,7 @@ from tests.reliability.killing import killed_and_resumed
 Command = Callable[..., list[str]]
 
 RECIPES = {
+    "full, shortly": ["--config.phases=full", "--config.fit.epochs=2", "--config.fit.ema=0.9"],
     "probe_then_tune": ["--config.fit.ema=0.9", "--config.results.export=True"],
     "gradual": ["--config.phases=gradual", "--config.fit.r_drop=0.5"],
     "lora": ["--config.phases=lora", "--config.fit.patience=2"],
@@ -47,8 +48,9 @@ def command(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
             f"--config.model.preset={preset}",
             "--config.model.sequence_length=16",
             "--config.fit.precision=float32",
-            "--config.fit.epochs=8",
-            "--config.fit.probe_epochs=4",
+            "--config.fit.epochs=6",
+            "--config.fit.probe_epochs=3",
+            "--config.results.probe_baseline=False",
             "--config.fit.global_batch=4",
             "--config.fit.save_every=3",
             "--config.results.export=False",
@@ -65,12 +67,14 @@ class Whole:
 
     command: Command
     folder: Path
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def of(self, recipe: str) -> Path:
-        run = self.folder / recipe.replace(" ", "-")
+        run = self.folder / recipe.replace(", ", "-")
         if not run.exists():
             done = killed_and_resumed(self.command(run, *RECIPES[recipe]), 0, 0)
             assert done.status == 0, done.said
+            self.seconds[recipe] = done.seconds
         return run
 
 
@@ -81,15 +85,17 @@ def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 def check(whole: Whole, recipe: str, seed: int, kills: int, run: Path) -> int:
     """Kills a run, and compares its end; returns how often it was killed."""
-    done = killed_and_resumed(whole.command(run, *RECIPES[recipe]), seed, kills, quick=kills < 3)
+    expected, given = whole.of(recipe), whole.command(run, *RECIPES[recipe])
+    how = {"seconds": whole.seconds[recipe], "quick": kills < 3}
+    done = killed_and_resumed(given, seed, kills, **how)
     assert done.status == 0, done.said
     assert not [text for text in done.said if "Traceback" in text], done.said
-    assert differences(whole.of(recipe), run) == [], done.said
+    assert differences(expected, run) == [], done.said
     return done.kills
 
 
 def test_a_few_kills(whole: Whole, tmp_path: Path) -> None:
-    assert check(whole, "probe_then_tune", 1, 2, tmp_path / "run") >= 1
+    assert check(whole, "full, shortly", 1, 2, tmp_path / "run") >= 1
 
 
 @pytest.mark.slow
@@ -102,13 +108,14 @@ def test_forty_kills(whole: Whole, tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_and_goes_on(whole: Whole, command: Command, tmp_path: Path) -> None:
-    recipe, run = "probe_then_tune", tmp_path / "run"
-    given = command(run, *RECIPES[recipe])
-    done = killed_and_resumed(given, 3, 2, number=signal.SIGTERM, quick=True)
+    recipe, run = "full, shortly", tmp_path / "run"
+    expected, given = whole.of(recipe), command(run, *RECIPES[recipe])
+    how = {"seconds": whole.seconds[recipe], "number": signal.SIGTERM, "quick": True}
+    done = killed_and_resumed(given, 3, 2, **how)
     assert done.status == 0, done.said
     assert done.kills >= 1
     for text in done.said[: done.kills]:
         *_, last = text.strip().splitlines()
         assert last.startswith("tf-finetune: stopped by SIGTERM; the same command goes on from ")
         assert "Traceback" not in text
-    assert differences(whole.of(recipe), run) == []
+    assert differences(expected, run) == []
