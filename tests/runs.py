@@ -14,13 +14,13 @@ from tf_finetune.config import FineTuneConfig
 CLASSES = ("neg", "pos")
 
 
-def save_preset(file: Path, dropout: float = 0.1) -> Path:
+def save_preset(file: Path, dropout: float = 0.1, seed: int = 1) -> Path:
     """A `.keras` file with two random blocks."""
     import keras
 
     from tf_finetune.model.task import TextTask
 
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(seed)
     task = TextTask(
         tiny_backbone(dropout, num_layers=2), tiny_preprocessor(), "classification", CLASSES
     )
@@ -115,7 +115,7 @@ def files_of(folder: Path) -> dict[str, int]:
 def without_times(card: dict) -> dict:
     """What two equal runs have in common."""
     card = copy.deepcopy(card)
-    for name in ("seconds", "train_seconds", "peak_memory_bytes", "export"):
+    for name in ("seconds", "train_seconds", "peak_memory_bytes", "export", "resumed"):
         card.pop(name)
     for phase in card["phases"]:
         del phase["seconds"], phase["first_step_seconds"]

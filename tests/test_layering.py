@@ -16,6 +16,7 @@ PACKAGE = Path(tf_finetune.__file__).parent
 # A module imports only from rooms further up and from its own.
 ROOMS = (
     "errors",
+    "stopping",
     "packaged",
     "quiet",
     "whole",
@@ -28,6 +29,7 @@ ROOMS = (
     "overrides",
     "workdir",
     "cluster",
+    "checkpoints",
     "data",
     "model",
     "optim",
@@ -37,6 +39,9 @@ ROOMS = (
     "preflight",
     "results",
     "interpolated",
+    "finished",
+    "run_state",
+    "resume",
     "train",
     "plan",
     "find_rate",

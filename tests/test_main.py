@@ -6,6 +6,7 @@ The rooms behind it are replaced here; whole runs are tested with `fine_tune`.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from tf_finetune import main, quiet
 from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
+from tf_finetune.stopping import Stop
 
 ROOT = Path(__file__).parent.parent
 
@@ -260,6 +262,55 @@ def test_errors_of_the_user_have_no_traceback(
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+
+
+class Asked(Calls):
+    """A room that is asked to stop while it works."""
+
+    def function(self, name: str, result: Any = None) -> Any:
+        def called(*args: Any, stop: Stop | None = None, **kwargs: Any) -> Any:
+            if stop:
+                stop.place = "phase tune, epoch 2, update 40"
+            (stop or Stop()).ask()
+
+        return called
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("train", "; the same command goes on from phase tune, epoch 2, update 40."),
+        ("plan", "."),
+    ],
+)
+def test_sigterm_is_status_143_and_says_where_it_goes_on(
+    mode: str, message: str, calls: Calls, data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    for room, name in (("train", "fine_tune"), ("plan", "plan")):
+        fake = types.SimpleNamespace(**{name: Asked().function(name)})
+        monkeypatch.setitem(sys.modules, f"tf_finetune.{room}", fake)
+    given = [f"--workdir={tmp_path / 'run'}", f"--config.data.path={data}", f"--mode={mode}"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(*given) == 143
+    assert capsys.readouterr().err == f"tf-finetune: stopped by SIGTERM{message}\n"
+    assert signal.getsignal(signal.SIGTERM) is before  # not ours where we are called
+
+
+def test_the_command_itself_takes_sigterm_at_any_time(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
+    code = (
+        "import os, signal, sys, types; from tf_finetune import main, quiet;"
+        "quiet.import_tensorflow = lambda: None;"
+        "stop = lambda config: os.kill(os.getpid(), signal.SIGTERM) or 'not reached';"
+        "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=stop);"
+        "sys.exit(main.run())"
+    )
+    given = ["--mode=plan", "--config.data.path=data.csv"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "tf-finetune: stopped by SIGTERM.\n"
 
 
 def test_a_full_disk_names_the_run_folder(

@@ -26,8 +26,9 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
-def test_what_a_failed_preparation_left_is_no_hindrance(tmp_path):
-    (tmp_path / "cache").mkdir()
+@pytest.mark.parametrize("left", ["cache", ".lock", ".write-test", "writing-config.json"])
+def test_what_a_failed_preparation_left_is_no_hindrance(tmp_path, left):
+    (tmp_path / left).mkdir() if left == "cache" else (tmp_path / left).touch()
     assert folder.prepare_workdir(tmp_path, config()) is False
 
 
@@ -68,7 +69,7 @@ def test_listed_phases_are_the_same_again(tmp_path):
 
 
 def test_beginning_again_clears_what_an_unfinished_run_left(begun):
-    for left in ("checkpoints/1-probe/last.weights.h5", "logs/1-probe/events"):
+    for left in ("checkpoints/1-probe/best.weights.h5", "logs/1-probe/events"):
         (begun / left).parent.mkdir(parents=True)
         (begun / left).write_text("old")
     (begun / folder.MODEL).write_text("old")

@@ -12,6 +12,7 @@ from tf_finetune import quiet
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
+from tf_finetune.stopping import Stop
 from tf_finetune.workdir import prepare_workdir
 
 # The flags that each mode takes besides --config and --workdir.
@@ -48,9 +49,17 @@ class Command:
     line: str
 
 
-def carry_out(command: Command) -> None:
-    """Does what the command asks for, and prints the result."""
-    _DO[command.mode](command)
+def carry_out(command: Command, stop: Stop) -> None:
+    """Does what the command asks for, and prints the result.
+
+    Args:
+        command: what to do.
+        stop: followed by a run; all else is broken off.
+    """
+    if command.mode == "train":
+        _train(command, stop)
+    else:
+        _DO[command.mode](command)
 
 
 def _start_tensorflow() -> None:
@@ -67,13 +76,13 @@ def _check_data(data: DataConfig, path: str | None = None, *, labelled: bool = T
         check(data, path, labelled=labelled)
 
 
-def _train(command: Command) -> None:
+def _train(command: Command, stop: Stop) -> None:
     if not prepare_workdir(command.workdir, command.config):
         _check_data(command.config.data)
     _start_tensorflow()
     from tf_finetune.train import fine_tune
 
-    fine_tune(command.config, command.workdir, command=command.line)
+    fine_tune(command.config, command.workdir, command=command.line, stop=stop)
 
 
 def _plan(command: Command) -> None:
@@ -148,7 +157,6 @@ def _predict(command: Command) -> None:
 
 
 _DO: dict[str, Callable[[Command], None]] = {
-    "train": _train,
     "plan": _plan,
     "find_rate": _find_rate,
     "evaluate": _evaluate,

@@ -54,9 +54,9 @@ def check_values(config: FineTuneConfig) -> None:
         ("config.fit.label_smoothing", fit.label_smoothing),
     ):
         fraction(name, value)
-    for field in ("epochs", "probe_epochs"):
+    for field in ("epochs", "probe_epochs", "save_every"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
-    for field in ("probe_seeds", "global_batch", "eval_batch"):
+    for field in ("probe_seeds", "global_batch", "eval_batch", "steps_per_execution"):
         at_least(f"config.fit.{field}", getattr(fit, field), 1)
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))

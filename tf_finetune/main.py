@@ -3,8 +3,9 @@
     tf-finetune --config=RECIPE.py --workdir=FOLDER --config.KEY=VALUE ...
 
 The exit status is 0 when done, 2 for a mistake that you can mend, 1 for one that is
-ours, 130 after Ctrl-C, 75 when another worker of the run was lost or never came: the same
-command, given on all hosts again, goes on from the last checkpoint.
+ours, 130 after Ctrl-C, 143 after SIGTERM, 75 when another worker of the run was lost or
+never came. A run that was stopped or killed goes on where it was when the same command is
+given again, on all its hosts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import errno
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -30,6 +32,7 @@ from tf_finetune.data.paths import expand
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
+from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
@@ -53,15 +56,23 @@ def run(argv: Sequence[str] | None = None) -> int:
     """
     own_process = argv is None
     argv = list(sys.argv if argv is None else argv)
-    command = None
+    command, stop = None, Stop()
+    if own_process:
+        signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     try:
         command = parse(argv)
         if command is None:
             print(help_text())
         else:
-            carry_out(command)
+            carry_out(command, stop)
         sys.stdout.flush()
         return 0
+    except Stopped:
+        message, status = _stopped(command, stop), 143
+        if own_process:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            sys.stdout.flush()
+            atexit.register(os._exit, status)  # TensorFlow's threads are in the middle of work
     except UserError as error:
         message, status = str(error), 2
     except PeerLost as error:
@@ -86,6 +97,12 @@ def run(argv: Sequence[str] | None = None) -> int:
             atexit.register(os._exit, status)
     print(f"tf-finetune: {message}", file=sys.stderr, flush=True)
     return status
+
+
+def _stopped(command: Command | None, stop: Stop) -> str:
+    if not command or command.mode != "train":
+        return "stopped by SIGTERM."
+    return f"stopped by SIGTERM; the same command goes on from {stop.place or 'the beginning'}."
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -24,7 +24,8 @@ from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set
 from tf_finetune.preflight import fitting, share_gpu
 
 _FLOAT = 4
-_CHECKPOINTS = 2  # best and last
+# Two checkpoints and one that is being written: weights, two moments, and the best weights.
+_CHECKPOINTS = 3 * 4
 
 
 def plan(config: FineTuneConfig, data: Any = None) -> str:
@@ -104,7 +105,7 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     return {
         "trainable": trainable,
         "total": total,
-        "disk": _CHECKPOINTS * _FLOAT * count_parameters(network)[1],
+        "disk": _FLOAT * count_parameters(network)[1],
         # Of the process: what was freed is seldom given back before a run ends.
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "updates": updates,
@@ -137,9 +138,10 @@ def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
 
 def _totals(config: FineTuneConfig, costs: list[dict[str, float]], cache: int) -> str:
     seconds = sum(cost["seconds"] for cost in costs)
-    # Beside the checkpoints: the Keras model, the export, and the data.
+    # Beside the best weights: checkpoints, the Keras model, the export, and the data.
     model = costs[0]["total"] * (2 if config.results.export else 1) * _FLOAT
-    disk = sum(cost["disk"] for cost in costs) + model + cache
+    saved = _CHECKPOINTS * _FLOAT * max(cost["trainable"] for cost in costs)
+    disk = sum(cost["disk"] for cost in costs) + saved + model + cache
     return (
         f"estimated: {_minutes(seconds)} of training, within a third or so; memory "
         f"{max(cost['memory'] for cost in costs) / 1e9:.1f} GB (the most while planning); "

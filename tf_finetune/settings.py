@@ -153,6 +153,10 @@ class FitConfig:
             memory; an update still takes `global_batch`. 0 means all at once, or as many
             as fit where memory is scarce; -1 has that tried out in any case.
         eval_batch: examples a step in evaluation.
+        steps_per_execution: updates in one call of TensorFlow, which saves time where they
+            are short; the run is looked at, and saved, at the end of each call.
+        save_every: updates between two checkpoints from which a stopped run goes on; 0 saves
+            as often as takes less than 2% of the time.
         gradient_checkpointing: compute the activations of each block again in the backward
             pass instead of keeping them: less memory, the same weights, more time.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
@@ -191,6 +195,8 @@ class FitConfig:
     global_batch: int = 32
     micro_batch: int = 0
     eval_batch: int = 128
+    steps_per_execution: int = 1
+    save_every: int = 0
     gradient_checkpointing: bool = False
     precision: str = "auto"
     interpolate: bool = False

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-import platform
 import resource
-import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,20 +16,20 @@ import numpy as np
 
 from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
+from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.augment import token_noise
 from tf_finetune.data.pipeline import Store
-from tf_finetune.data.prepare import prepare
-from tf_finetune.errors import UserError
+from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import cache_features
 from tf_finetune.fit.held_out import Scores, activated, held_out
-from tf_finetune.fit.interpolation import Interpolation
 from tf_finetune.fit.loop import PhaseResult, fit_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
+from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.fit.steps import step_of
 from tf_finetune.interpolated import interpolate_run, retained_scores
@@ -39,29 +37,12 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.preflight import fitting, share_gpu
+from tf_finetune.preflight import share_gpu
 from tf_finetune.results import evaluate, export, report, retention
 from tf_finetune.results.export_folder import check_folder
-from tf_finetune.results.load import load_model
+from tf_finetune.resume import Ongoing, begun
+from tf_finetune.stopping import Stop
 from tf_finetune.whole import written_whole
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class FitResult:
-    """What a run gives back.
-
-    Attributes:
-        metrics: the card, as in `metrics.json`: `metrics["test"]["accuracy"]`.
-        history: one dict an epoch over all phases, as in `metrics.jsonl`; a head
-            that was trained only to compare with is the phase `probe-baseline`.
-        model: the fine-tuned `TextTask`; `model.predict(["a text"])`.
-        workdir: the run folder.
-    """
-
-    metrics: dict[str, Any]
-    history: list[dict[str, Any]]
-    model: Any
-    workdir: Path
 
 
 def fine_tune(
@@ -70,17 +51,22 @@ def fine_tune(
     data: Any = None,
     *,
     command: str = "",
+    stop: Stop | None = None,
     say: Callable[[str], None] = print,
 ) -> FitResult:
     """Fine-tunes, evaluates, saves and exports a model.
 
+    A run that was stopped, however, goes on when it is called again, and ends as if it
+    had not been.
+
     Args:
         config: the run's settings.
         workdir: the run folder. A finished run of the same configuration is loaded
-            and nothing is done.
+            and nothing is done. No two runs may use it at a time.
         data: instead of `config.data.path`: a pandas DataFrame, a dict of columns, a
             pair (texts, labels), a `tf.data.Dataset`, or a dict of those by split.
         command: how the run was started, for the report.
+        stop: may ask the run to stop, from a signal handler or another thread.
         say: where lines for people go.
 
     Returns:
@@ -88,55 +74,56 @@ def fine_tune(
 
     Raises:
         UserError: for a mistake in the configuration or the data, before training.
+        Stopped: where `stop` was asked; the same call goes on.
     """
-    began = time.perf_counter()
     config.validate()
     run = Path(workdir)
-    if folder.prepare_workdir(run, config):
-        if data is not None:
-            _check_same_data(run, config, data)
-        say(f"{run} holds this run, finished; nothing to do.")
-        return load_result(run)
+    finished = folder.prepare_workdir(run, config)
+    with contextlib.nullcontext() if finished else locked(run):
+        # It may have been finished while the lock was another's.
+        if finished or folder.prepare_workdir(run, config):
+            if data is not None:
+                check_same_data(run, config, data)
+            say(f"{run} holds this run, finished; nothing to do.")
+            return load_result(run)
+        return _fine_tuned(config, run, data, command, stop or Stop(), say)
+
+
+def _fine_tuned(
+    config: FineTuneConfig,
+    run: Path,
+    data: Any,
+    command: str,
+    stop: Stop,
+    say: Callable[[str], None],
+) -> FitResult:
+    """`fine_tune`, in a folder that is this run's alone."""
+    began = time.perf_counter()
     check_folder(run / "export")
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     share_gpu(config)
     setup = set_up(config, run / "cache", data, say=say)
-    fitted = fitting(config, setup, say=say)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
-    folder.check_room(run, copies * bytes_of(task))
-    folder.begin(run, config, prepared.report)
+    room = copies * bytes_of(task)
+    fitted, ongoing = begun(run, config, setup, room, stop=stop, say=say)
 
     # 3. Freeze and 4. fit, phase by phase.
-    ready = time.perf_counter()
-    probe: Scores = {}
-    untuned: Scores = {}
-    results: list[PhaseResult] = []
-    state: State = {}
-    before: list[np.ndarray] = []
-    line: Interpolation | None = None
-    with precision.computing_in(setup.precision, task.backbone):
-        if setup.baseline:
-            probe = _run_aside(setup, fitted, setup.baseline, run, say)
-        for number, phase in enumerate(phases, 1):
-            if phase.train != "head" and config.fit.interpolate and not before:
-                before = task.network.get_weights()
-            if phase.train != "head" and config.data.retained and not untuned:
-                untuned = probe or retained_scores(setup, config)
-            result, scores = run_phase(setup, fitted, phase, number, run, state, say)
-            results.append(result)
-            probe = probe or scores
-        if before:
-            line = interpolate_run(setup, config, before, say)
+    ready, earlier = time.perf_counter(), ongoing.state.seconds
+    with contextlib.closing(ongoing), precision.computing_in(setup.precision, task.backbone):
+        _train(setup, fitted, run, ongoing, say)
+        state, line = ongoing.state, None
+        if state.before is not None:
+            line = interpolate_run(setup, config, ongoing.before(), say)
     if lora_layers(task.network):
         save_adapter(task.network, run / folder.ADAPTER, backbone=task.backbone)
         merge_lora(task.network)
     trained = time.perf_counter()
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
-    beside = probe if any(phase.train != "head" for phase in phases) else {}
-    card = _evaluate(setup, config, beside, untuned)
+    beside = state.probe if any(phase.train != "head" for phase in phases) else {}
+    card = _evaluate(setup, config, beside, state.untuned)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
@@ -145,14 +132,15 @@ def fine_tune(
     exported = export.export(task, run / "export", parity) if config.results.export else None
     ended = time.perf_counter()
     card |= {
-        "phases": [dataclasses.asdict(result) for result in results],
+        "phases": [dataclasses.asdict(result) for result in state.results],
         "seconds": {
-            "total": round(ended - began, 2),
+            "total": round(earlier + ended - began, 2),
             "set_up": round(ready - began, 2),
-            "train": round(trained - ready, 2),
+            "train": round(earlier + trained - ready, 2),
             "evaluate_and_save": round(ended - trained, 2),
         },
-        "train_seconds": round(trained - ready, 2),
+        "train_seconds": round(earlier + trained - ready, 2),
+        "resumed": ongoing.resumed,
         "interpolation": dataclasses.asdict(line) if line else None,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "precision": setup.precision,
@@ -167,8 +155,34 @@ def fine_tune(
     folder.write_atomically(run / "report.md", report.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
+    ongoing.files.prune(1)
     say(report.summary(card, run))
-    return FitResult(metrics=card, history=_history(run), model=task, workdir=run)
+    return FitResult(metrics=card, history=folder.read_history(run), model=task, workdir=run)
+
+
+def _train(
+    setup: Setup,
+    config: FineTuneConfig,
+    run: Path,
+    ongoing: Ongoing,
+    say: Callable[[str], None],
+) -> None:
+    """Runs the phases that have not ended yet."""
+    state, saving = ongoing.state, ongoing.saving
+    if setup.baseline and not state.probe:
+        state.probe = _run_aside(setup, config, setup.baseline, run, say, saving)
+        ongoing.save()
+    for number, phase in enumerate(setup.phases, 1):
+        if number <= len(state.results):
+            continue
+        if phase.train != "head" and config.fit.interpolate and state.before is None:
+            ongoing.mark_before()
+        if phase.train != "head" and config.data.retained and not state.untuned:
+            state.untuned = state.probe or retained_scores(setup, config)
+        result, scores = run_phase(setup, config, phase, number, run, state.optimizer, say, saving)
+        state.results.append(result)
+        state.probe = state.probe or scores
+        ongoing.save()
 
 
 def _evaluate(
@@ -200,32 +214,6 @@ def _evaluate(
     return evaluate.card(kind, names, test, baselines, **facts)
 
 
-def load_result(workdir: Path) -> FitResult:
-    """The result of a finished run, from its folder."""
-    return FitResult(
-        metrics=json.loads((workdir / folder.CARD).read_text()),
-        history=_history(workdir),
-        model=load_model(workdir),
-        workdir=workdir,
-    )
-
-
-def _history(workdir: Path) -> list[dict[str, Any]]:
-    lines = (workdir / folder.HISTORY).read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _check_same_data(workdir: Path, config: FineTuneConfig, data: Any) -> None:
-    """Data handed over in Python are not named in the configuration."""
-    with tempfile.TemporaryDirectory(prefix="tf_finetune-compare-") as scratch:
-        digest = prepare(config, Path(scratch), data).digest
-    if digest != json.loads((workdir / folder.CARD).read_text())["data_digest"]:
-        raise UserError(
-            f'"{workdir}" holds a run on other data, with the same configuration; choose another '
-            "workdir."
-        )
-
-
 def run_phase(
     setup: Setup,
     config: FineTuneConfig,
@@ -234,11 +222,15 @@ def run_phase(
     run: Path,
     state: State,
     say: Callable[[str], None],
+    saving: Saving | None = None,
 ) -> tuple[PhaseResult, Scores]:
     """Runs a phase; where it trains the head alone, also says how good that is."""
     task, splits, fit = setup.task, setup.prepared.splits, config.fit
     groups = layer_groups(task.network, task.backbone)
     set_trainable(groups, phase.train, phase.batch_norm)
+    middle = saving.middle_of(number) if saving else None
+    if middle:
+        middle.restore(task.network)
     network, store = task.network, cast(Store, setup.tokens)
     noise = token_noise(task.preprocessor, config.data)
     if phase.train == "head" and fit.cache:
@@ -257,6 +249,7 @@ def run_phase(
             dataclasses.replace(fit, seed=seed),
             # Features of the frozen backbone are those of the texts as they are.
             None if network is task.head else noise,
+            begin=(middle.epoch, middle.batch) if middle else (0, 0),
         )
         with frozen_dropout_off(groups), recomputed_blocks(groups, fit.gradient_checkpointing):
             return fit_phase(
@@ -272,6 +265,9 @@ def run_phase(
                 step=step_of(task, network, fit),
                 spike_guard=fit.spike_guard,
                 ema=fit.ema,
+                steps_per_execution=fit.steps_per_execution,
+                # Of several seeds all are trained again.
+                saving=saving if len(seeds) == 1 else None,
                 say=say,
             )
 
@@ -285,20 +281,19 @@ def run_phase(
 
 
 def _run_aside(
-    setup: Setup, config: FineTuneConfig, phase: Phase, run: Path, say: Callable[[str], None]
+    setup: Setup,
+    config: FineTuneConfig,
+    phase: Phase,
+    run: Path,
+    say: Callable[[str], None],
+    saving: Saving | None = None,
 ) -> Scores:
     """Scores of the head after a phase on it alone; the task is left as it was."""
     network = setup.task.network
     frozen = {variable.path for variable in setup.task.backbone.weights}
     # The head, and the state of every dropout's random numbers.
     before = [(v, v.numpy()) for v in network.variables if v.path not in frozen]
-    _, scores = run_phase(setup, config, phase, 0, run, {}, say)
+    _, scores = run_phase(setup, config, phase, 0, run, {}, say, saving)
     for variable, value in before:
         variable.assign(value)
     return scores
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide the numbers."""
-    names = ("tf_finetune", "tensorflow", "keras", "keras-hub", "tensorflow-text", "numpy")
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}

@@ -77,6 +77,12 @@ def at_least(name: str, value: float, least: int) -> None:
         raise UserError(f"{name} is {value}; it must be at least {least}.")
 
 
+def whole_number(name: str, value: Any, least: int) -> None:
+    if type(value) is not int:
+        raise UserError(f"{name} is {value!r}; it must be a whole number.")
+    at_least(name, value, least)
+
+
 def at_most_batch(name: str, value: int, batch: int) -> None:
     if value > batch:
         raise UserError(f"{name} is {value}, but a batch has {batch} examples; lower it.")

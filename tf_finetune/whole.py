@@ -36,6 +36,22 @@ def written_whole(path: Path, needed: int = 0) -> Iterator[Path]:
         _remove(temporary)
 
 
+def sync(path: Path, *, deep: bool = True) -> None:
+    """Makes sure that a folder's files are on the disk, not only on their way there.
+
+    Args:
+        path: a folder.
+        deep: its files and folders too, not their names alone.
+    """
+    below = [file for file in path.rglob("*") if not file.is_symlink()] if deep else []
+    for file in [*below, path]:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
-ADAPTER = "adapter.safetensors"
-# What a run that failed before training may have left behind.
-_SCRATCH = {"cache"}
+ADAPTER, CHECKPOINTS = "adapter.safetensors", "checkpoints"
+# What a run that failed or was killed before training may have left behind.
+_PROBE = ".write-test"
+_SCRATCH = {"cache", ".lock", _PROBE, f"writing-{CONFIG}"}
 # Settings that say how a file is read, which may be another than that of training.
 READING = tuple(
     f"data.{name}"
@@ -53,12 +56,19 @@ def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
 
 def begin(workdir: Path, config: FineTuneConfig, data_report: str) -> None:
     """Makes a prepared folder that of a run; clears what an unfinished one left in it."""
-    for name in ("checkpoints", "logs"):
+    # First of all: without it the folder is that of no run.
+    write_atomically(workdir / CONFIG, config.to_json())
+    for name in (CHECKPOINTS, "logs"):
         shutil.rmtree(workdir / name, ignore_errors=True)
     (workdir / MODEL).unlink(missing_ok=True)
     write_atomically(workdir / "data_report.md", data_report)
-    write_atomically(workdir / CONFIG, config.to_json())
     (workdir / HISTORY).write_text("")
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+    """The epochs of a run, as in `metrics.jsonl`."""
+    lines = (workdir / HISTORY).read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def check_room(workdir: Path, needed: int) -> None:
@@ -129,7 +139,7 @@ def write_atomically(file: Path, text: str) -> None:
 def _check_writable(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".write-test"
+        probe = workdir / _PROBE
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -53,6 +53,18 @@ def test_training_goes_on_epoch_after_epoch_each_in_its_own_order():
     assert np.array_equal(next(iter(later))[0]["row"], batches[4][0])
 
 
+def test_training_begins_at_any_batch_with_all_that_follows_from_its_place():
+    def noise(x, generator):
+        return {"row": x["row"] + generator.random()}
+
+    given = (Numbers(), np.arange(333), np.arange(10, 30))
+    how = {"batch_size": 6, "seed": 0, "noise": noise}
+    whole = [x["row"].numpy() for x, _ in training_dataset(*given, **how).take(12)]
+    later = training_dataset(*given, **how, first_epoch=1, first_batch=3)
+    for expected, (found, _) in zip(whole[7:], later.take(5), strict=True):
+        np.testing.assert_array_equal(expected, found["row"])
+
+
 @pytest.mark.parametrize("batch_size", [7, 400])
 def test_evaluation_sees_each_row_once_in_the_order_it_says(batch_size):
     rows = np.arange(5, 105)

@@ -4,7 +4,7 @@ import pytest
 
 from tf_finetune.fit.checkpoints import KeepBest
 
-BEST, LAST = "best.weights.h5", "last.weights.h5"
+BEST = "best.weights.h5"
 
 
 class Training:
@@ -50,8 +50,8 @@ def test_the_best_epoch_is_kept_and_restored(tmp_path, mode, epochs, best):
     training = Training(tmp_path / "new", mode=mode)
     training.run(*epochs)
     assert training.keep.best_epoch == best
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [BEST, LAST]
-    assert training.read(tmp_path / "new" / LAST) == len(epochs)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [BEST]
+    assert training.read(tmp_path / "new" / BEST) == best
     training.set(99)
     training.keep.restore()
     assert training.model.get_weights()[0][0, 0] == best
@@ -76,7 +76,7 @@ def test_the_start_is_kept_where_no_epoch_is_better(tmp_path, mode, start, epoch
     training = Training(tmp_path, mode=mode, start=start)
     training.run(epoch, epoch)
     assert training.keep.best_epoch == 0
-    assert training.read(tmp_path / LAST) == 2
+    assert training.read(tmp_path / BEST) == 0
     training.keep.restore()
     assert training.model.get_weights()[0][0, 0] == 0
 

@@ -128,7 +128,7 @@ def test_phase_ends_on_its_best_epoch(data, tmp_path):
     accuracy = np.mean(logits.argmax(1) == data.labels[data.validation])
     assert accuracy == pytest.approx(scores[result.best_epoch - 1][0], abs=1e-6)
     files = {f.name for f in (tmp_path / "checkpoints" / "1-p").iterdir()}
-    assert files == {"best.weights.h5", "last.weights.h5"}
+    assert files == {"best.weights.h5"}
 
 
 def test_a_phase_never_ends_worse_on_validation_than_it_began(data, tmp_path):

@@ -127,7 +127,7 @@ def test_the_files_are_those_of_the_best_run(chosen):
     lines = (probe.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == result.history
     folder = probe.folder / "checkpoints" / "1-probe"
-    assert {f.name for f in folder.iterdir()} == {"best.weights.h5", "last.weights.h5"}
+    assert {f.name for f in folder.iterdir()} == {"best.weights.h5"}
     again = keras.models.clone_model(probe.head)
     again.load_weights(folder / "best.weights.h5")
     for a, b in zip(again.get_weights(), probe.head.get_weights(), strict=True):

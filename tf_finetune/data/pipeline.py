@@ -69,6 +69,7 @@ def training_dataset(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
+    first_batch: int = 0,
     noise: Noise | None = None,
     balanced: bool = False,
 ) -> tf.data.Dataset:
@@ -81,6 +82,7 @@ def training_dataset(
         batch_size: examples a batch.
         seed: of the order.
         first_epoch: the epoch to begin with.
+        first_batch: of that epoch, the batch to begin with.
         noise: changes each batch; what it does follows from the seed, the epoch and the
             batch's number in it.
         balanced: all classes come equally often, as by `balanced_sample`.
@@ -90,7 +92,8 @@ def training_dataset(
     def batches() -> Iterator[tuple[Any, np.ndarray]]:
         for epoch in itertools.count(first_epoch):
             plan = plan_epoch(lengths, batch_size, seed, epoch, classes)
-            for number, batch in enumerate(plan):
+            first = first_batch if epoch == first_epoch else 0
+            for number, batch in enumerate(plan[first:], first):
                 inputs = store.batch(rows[batch])
                 if noise:
                     inputs = noise(inputs, np.random.default_rng([seed, epoch, number]))

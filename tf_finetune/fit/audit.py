@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -34,12 +35,16 @@ class Snapshot:
 
     Args:
         model: with `trainable` as the phase has it.
+        before: `digests` of then, where the phase began earlier.
+
+    Attributes:
+        digests: of each weight when the phase began, in hexadecimal.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, before: Sequence[str] | None = None) -> None:
         # By position: two layers of one model may have variables of the same path.
         self._weights = model.weights
-        self._before = [_digest(v) for v in self._weights]
+        self.digests = [*before] if before else [_digest(v) for v in self._weights]
         self._trained = {id(v) for v in model.trainable_weights}
         self._free = {id(v) for v in kept_beside(model)}
 
@@ -55,7 +60,7 @@ class Snapshot:
                 that did not move.
         """
         changed, unmoved, moved, kept = [], [], 0, 0
-        for variable, before in zip(self._weights, self._before, strict=True):
+        for variable, before in zip(self._weights, self.digests, strict=True):
             same = _digest(variable) == before
             if id(variable) in self._trained:
                 moved += not same
@@ -81,5 +86,10 @@ def kept_beside(model: keras.Model) -> list[keras.Variable]:
     return [v for key, v in found.items() if key not in trained]
 
 
-def _digest(variable: keras.Variable) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(variable.numpy()).data, digest_size=16).digest()
+def may_change(model: keras.Model) -> set[int]:
+    """The ids of the weights that a phase may change; the others are proved the same."""
+    return {id(v) for v in (*model.trainable_weights, *kept_beside(model))}
+
+
+def _digest(variable: keras.Variable) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(variable.numpy()).data, digest_size=16).hexdigest()

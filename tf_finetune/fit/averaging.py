@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import kept_beside
 from tf_finetune.value_checks import fraction
@@ -91,6 +92,19 @@ class AveragedWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.on_test_begin()  # where there was no validation
+
+    def state(self) -> tuple[Arrays, Facts]:
+        """What a checkpoint holds of it."""
+        named = {"mean": [v.numpy() for v in self.variables], "raw": self._raw}
+        return {f"{kind}{i}": a for kind, them in named.items() for i, a in enumerate(them)}, {}
+
+    def load(self, arrays: Arrays, facts: Facts) -> None:
+        """Takes over what `state` gave, where a phase goes on."""
+        for i, variable in enumerate(self.variables):
+            variable.assign(arrays[f"mean{i}"])
+        raw = range(len(arrays) - len(self.variables))
+        self._raw = [arrays[f"raw{i}"] for i in raw]
+        self._done = self._updates()
 
     def _updates(self) -> int:
         return int(np.asarray(self.model.optimizer.iterations))

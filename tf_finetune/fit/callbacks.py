@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
+from tf_finetune.checkpoints.files import Arrays, Facts
+
 
 class Progress(keras.callbacks.Callback):
     """One live bar an epoch, on a terminal only.
@@ -92,3 +94,13 @@ class MetricsLog(keras.callbacks.Callback):
         if self._file:
             with self._file.open("a") as out:
                 out.write(json.dumps(row) + "\n")
+
+    def state(self) -> tuple[Arrays, Facts]:
+        """What a checkpoint holds of it."""
+        elapsed = time.perf_counter() - self._epoch_began
+        return {}, {"rows": self.rows, "first": self.first_step_seconds, "elapsed": elapsed}
+
+    def load(self, arrays: Arrays, facts: Facts) -> None:
+        """Takes over what `state` gave, where a phase goes on."""
+        self.rows, self.first_step_seconds = list(facts["rows"]), facts["first"]
+        self._epoch_began = self._epoch_trained = time.perf_counter() - facts["elapsed"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from tf_finetune.checkpoints.files import Arrays, Facts
+from tf_finetune.fit.audit import may_change
 from tf_finetune.whole import written_whole
 
 _FLOAT = 4
@@ -33,8 +34,8 @@ class KeepBest(keras.callbacks.Callback):
         mode: `max` or `min`.
         patience: epochs without a better one before training stops; 0 means never.
         start: validation figures before the first epoch, named as in its logs.
-        folder: for `best` and `last.weights.h5`, each written under a temporary name
-            and then renamed; None writes nothing. In these files adapters are merged.
+        folder: for `best.weights.h5`, written under a temporary name and then renamed;
+            None writes nothing. In this file adapters are merged.
 
     Attributes:
         best_epoch: counted from 1; 0 while none was better than the start.
@@ -68,13 +69,10 @@ class KeepBest(keras.callbacks.Callback):
             self._folder.mkdir(parents=True, exist_ok=True)
             # A view of its own, without the optimiser: weights alone are a third as large.
             self._view = keras.Model(self.model.inputs, self.model.outputs)
-            self._write("best.weights.h5")
-        self._weights = self.model.get_weights()
+        self._keep()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._epochs += 1
-        if self._folder:
-            self._write("last.weights.h5")
         score = self._score(logs or {})
         if not np.isfinite(score).all():
             self.model.stop_training = True  # no later epoch can mend it
@@ -89,14 +87,26 @@ class KeepBest(keras.callbacks.Callback):
 
     def _keep(self) -> None:
         if self._folder:
-            with written_whole(self._folder / "best.weights.h5") as temporary:
-                os.link(self._folder / "last.weights.h5", temporary)
+            file = self._folder / "best.weights.h5"
+            with written_whole(file, needed=bytes_of(self._view)) as temporary:
+                self._view.save_weights(temporary)
         self._weights = self.model.get_weights()
 
-    def _write(self, name: str) -> None:
-        assert self._folder
-        with written_whole(self._folder / name, needed=bytes_of(self._view)) as temporary:
-            self._view.save_weights(temporary)
+    def state(self) -> tuple[Arrays, Facts]:
+        """What a checkpoint holds of it."""
+        changing, weights = may_change(self.model), self._weights or []
+        numbered = enumerate(zip(self.model.weights, weights, strict=True))
+        facts = [list(self._best), self.best_epoch, self.finite_epochs, self._epochs]
+        return {str(i): w for i, (v, w) in numbered if id(v) in changing}, {"facts": facts}
+
+    def load(self, arrays: Arrays, facts: Facts) -> None:
+        """Takes over what `state` gave, where a phase goes on."""
+        now = self.model.get_weights()
+        self.model.set_weights([arrays.get(str(i), w) for i, w in enumerate(now)])
+        self._keep()
+        self.model.set_weights(now)
+        best, self.best_epoch, self.finite_epochs, self._epochs = facts["facts"]
+        self._best = (best[0], best[1])
 
     def restore(self) -> None:
         """Puts the best epoch's weights, or those of the start, back into the model."""

@@ -41,6 +41,7 @@ def examples_of_rows(
     validation: np.ndarray,
     fit: FitConfig,
     noise: Noise | None = None,
+    begin: tuple[int, int] = (0, 0),
 ) -> Examples:
     """Rows of a run, in endless batches whose order follows from the seed and the epoch.
 
@@ -51,6 +52,7 @@ def examples_of_rows(
         validation: rows to judge epochs by.
         fit: batch sizes, seed, sampling and class weights.
         noise: for the rows to train on.
+        begin: the epoch and the batch of it that come first, counted from 0.
     """
     steps = math.ceil(len(train) / fit.global_batch)
     batches = training_dataset(
@@ -59,6 +61,8 @@ def examples_of_rows(
         train,
         batch_size=fit.global_batch,
         seed=fit.seed,
+        first_epoch=begin[0],
+        first_batch=begin[1],
         noise=noise,
         balanced=fit.sampling == "balanced",
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ import keras
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
-from tf_finetune.fit.audit import Audit, Snapshot
-from tf_finetune.fit.averaging import AveragedWeights
-from tf_finetune.fit.callbacks import MetricsLog, Progress
-from tf_finetune.fit.checkpoints import KeepBest
-from tf_finetune.fit.examples import Examples, validation_figures
+from tf_finetune.fit.audit import Audit
+from tf_finetune.fit.examples import Examples
+from tf_finetune.fit.executions import LastExecution
 from tf_finetune.fit.objective import Objective
+from tf_finetune.fit.resuming import SaveState, Saving, going_on, start_of_phase
 from tf_finetune.fit.seeds import Seeds
-from tf_finetune.fit.spike_guard import Diverged, SpikeGuard
+from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.fit.steps import KERAS, Step, training_by
+from tf_finetune.fit.watching import watching
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
 from tf_finetune.optim.carry import State, carried_into, state_of
@@ -128,7 +128,10 @@ def run_adamw(
 
 
 def compile_phase(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, objective: Objective
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    objective: Objective,
+    steps_per_execution: int = 1,
 ) -> None:
     """Compiles a model for a phase and builds its optimiser.
 
@@ -145,9 +148,11 @@ def compile_phase(
         loss=objective.loss,
         loss_weights=objective.loss_weights,
         metrics=objective.metrics,
+        steps_per_execution=steps_per_execution,
         jit_compile=False,
     )
-    optimizer.build(model.trainable_variables)
+    # With what scales the loss, which has a state too.
+    model.optimizer.build(model.trainable_variables)
 
 
 def fit_phase(
@@ -167,6 +172,8 @@ def fit_phase(
     spike_guard: int = 0,
     ema: float = 0.0,
     strict: bool = True,
+    steps_per_execution: int = 1,
+    saving: Saving | None = None,
     say: Callable[[str], None] = print,
 ) -> PhaseResult:
     """Trains a model, whose `trainable` is set, for one phase.
@@ -190,6 +197,8 @@ def fit_phase(
             in `AveragedWeights`; 0 means none.
         strict: a variable that was to train but did not move fails the phase, rather
             than being told of.
+        steps_per_execution: updates in one call, at whose end callbacks are called.
+        saving: saves the phase, and knows where it goes on; `examples` begin there.
         say: where lines for people go.
 
     Raises:
@@ -197,7 +206,7 @@ def fit_phase(
         Diverged: a `UserError`, if training did.
     """
     began = time.perf_counter()
-    compile_phase(model, optimizer, objective)
+    compile_phase(model, optimizer, objective, steps_per_execution)
     variables = (full or model).variables
     carried_into(optimizer, state, variables)
     trainable, _ = count_parameters(model)
@@ -207,25 +216,39 @@ def fit_phase(
         f"({trainable / total:.1%}), rate {phase.learning_rate:g}, "
         f"up to {phase.epochs} x {examples.steps} updates"
     )
-    start = validation_figures(model, examples)
+    middle = saving.middle_of(number) if saving else None
+    start, snapshot = start_of_phase(model, examples, middle)
     if start and objective.monitor not in start:
         raise UserError(
             f'monitor is "{objective.monitor}"; of this model it can be {", ".join(sorted(start))}.'
         )
-    best, log, watching = _watching(phase, examples, objective, start, number, workdir)
-    average = [AveragedWeights(ema)] if ema else []
-    guard = SpikeGuard(spike_guard, beside=average, say=say) if spike_guard else None
-    snapshot = Snapshot(model)
+    seen = watching(
+        phase,
+        examples,
+        objective,
+        start,
+        number,
+        workdir,
+        ema=ema,
+        spike_guard=spike_guard,
+        say=say,
+    )
+    best, log = seen.best, seen.log
+    began -= middle.facts["seconds"] if middle else 0.0
+    also = [*seen.all, *callbacks]
+    if steps_per_execution > 1:
+        also.append(LastExecution(examples.steps, steps_per_execution))
+    if saving:
+        also.append(
+            SaveState(saving, number, seen, snapshot, start, examples, full or model, began)
+        )
     try:
-        with training_by(model, step):
+        with training_by(model, step), saving.stop.held() if saving else contextlib.nullcontext():
             model.fit(
                 **examples.train,
-                initial_epoch=first_epoch,
-                epochs=first_epoch + phase.epochs,
+                **going_on(model, also, middle, examples.steps, first_epoch, phase.epochs),
                 validation_data=examples.validation,
                 validation_batch_size=examples.batch_size,
-                # The average, then the guard: what others read is what these have mended.
-                callbacks=[*average, *([guard] if guard else []), *watching, *callbacks],
                 verbose=0,
             )
         audit = snapshot.check(strict=strict)
@@ -251,35 +274,10 @@ def fit_phase(
         best_epoch=best.best_epoch,
         history=log.rows,
         audit=audit,
-        skipped=guard.skipped if guard else [],
+        skipped=seen.guard.skipped if seen.guard else [],
     )
     say(_summary(result, objective.monitor))
     return result
-
-
-def _watching(
-    phase: Phase,
-    examples: Examples,
-    objective: Objective,
-    start: dict[str, float],
-    number: int,
-    workdir: Path | None,
-) -> tuple[KeepBest, MetricsLog, list[keras.callbacks.Callback]]:
-    """The callbacks of a phase; the best and the log among them stand by themselves too."""
-    title = re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")
-    folder = workdir / "checkpoints" / title if workdir else None
-    best = KeepBest(objective.monitor, objective.mode, phase.patience, start, folder)
-    log = MetricsLog(phase.name, examples.size, workdir / "metrics.jsonl" if workdir else None)
-    watching: list[Any] = [Progress(phase.name, examples.size, examples.steps), log, best]
-    if workdir:
-        watching.append(keras.callbacks.TensorBoard(workdir / "logs" / title, write_graph=False))
-    if phase.schedule == "plateau":
-        watching.append(
-            keras.callbacks.ReduceLROnPlateau(
-                objective.monitor, mode=objective.mode, factor=0.5, patience=1
-            )
-        )
-    return best, log, watching
 
 
 def _summary(result: PhaseResult, monitor: str) -> str:

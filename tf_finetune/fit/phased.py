@@ -28,7 +28,7 @@ from tf_finetune.optim.carry import State, another
 from tf_finetune.optim.l2_sp import anchors_of
 from tf_finetune.optim.strategies import check_strategy
 from tf_finetune.phase_checks import check_phases, check_tunes_blocks
-from tf_finetune.value_checks import at_least, fraction
+from tf_finetune.value_checks import at_least, fraction, whole_number
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -68,6 +68,7 @@ def fit_phases(
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
     ema: float = 0.0,
+    steps_per_execution: int = 1,
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -112,6 +113,8 @@ def fit_phases(
             arXiv:1604.06174); with the same random numbers, so with the same gradients.
         ema: momentum, such as 0.99, of averaged weights: epochs are judged by them, and
             phases end with them, as in `AveragedWeights`; 0 means none.
+        steps_per_execution: updates in one call of TensorFlow, as in
+            `keras.Model.compile`; an epoch's last call makes those that are left.
         say: where lines for people go.
 
     Returns:
@@ -132,6 +135,7 @@ def fit_phases(
     _check_validation(validation, phases, monitor)
     _check_l2_sp(l2_sp, optimizer)
     fraction("ema", ema)
+    whole_number("steps_per_execution", steps_per_execution, 1)
     examples = given_examples(train, validation, batch_size, steps_per_epoch)
     objective = Objective(
         loss=loss,
@@ -201,6 +205,7 @@ def fit_phases(
                 spike_guard=spike_guard,
                 ema=ema,
                 strict=False,
+                steps_per_execution=steps_per_execution,
                 say=say,
             )
         results.append(result)

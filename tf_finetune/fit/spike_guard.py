@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.errors import UserError
 from tf_finetune.fit.averaging import AveragedWeights
 
@@ -72,6 +73,7 @@ class SpikeGuard(keras.callbacks.Callback):
     Attributes:
         skipped: for each time the (epoch, first batch, last batch) that were skipped,
             counted from 1.
+        is_ahead: whether the present state is another than the last good one.
 
     Raises:
         Diverged: from `fit`, when training still diverges after `most` times.
@@ -95,6 +97,10 @@ class SpikeGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._first: list[float] = []
+        self._epoch = self._high = self._copied = 0
+        self.is_ahead = False
+        self._seen = self._copied_seen = (0.0, 0.0)
+        self._good: dict[int, Any] = {}
         self._optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         # By the attribute: the property gives the rate of the moment.
         schedule = self._optimizer._learning_rate
@@ -107,7 +113,11 @@ class SpikeGuard(keras.callbacks.Callback):
         self._seen = (0.0, 0.0)
         self._copy(0)
 
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.is_ahead = False  # the next epoch begins with a copy
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.is_ahead = True
         loss = self._loss()
         self._high = self._high + 1 if self._is_high(loss) else 0
         if math.isfinite(loss) and self._high < _IN_A_ROW:
@@ -141,20 +151,48 @@ class SpikeGuard(keras.callbacks.Callback):
         # TensorFlow copies what it is about to change while somebody holds a reading of it:
         # in the kernel of the update, and never what is frozen.
         self._good = {id(v): tf.convert_to_tensor(v.value) for v in self._state()}
+        self.is_ahead = False
 
     def _go_back(self, batch: int, loss: float) -> None:
         for variable in self._state():
-            # Keras makes some metrics at the first batch only, with a state of zeros.
-            variable.assign(self._good.get(id(variable), np.zeros(variable.shape)))
+            variable.assign(self._good_of(variable))
         self._seen, self._high = self._copied_seen, 0
         self._halve()
         skipped = (self._epoch + 1, self._copied + 1, batch + 1)
-        self._copied = batch + 1
+        self._copied, self.is_ahead = batch + 1, False
         self.skipped.append(skipped)
         self._say(
             f"epoch {skipped[0]}: the loss is {loss:g} at batch {batch + 1}; went back to where "
             f"batch {skipped[1]} began, skipped the batches up to here, and halved the rate"
         )
+
+    def state(self) -> tuple[Arrays, Facts]:
+        """What a checkpoint holds of it: of the last good state what differs from now."""
+        rate = self._optimizer._learning_rate
+        facts = {
+            "first": self._first,
+            "high": self._high,
+            "seen": [self._seen, self._copied_seen],
+            "copied": self._copied,
+            "skipped": self.skipped,
+            "factor": float(rate.factor.numpy()) if isinstance(rate, Lowered) else None,
+        }
+        arrays = {}
+        for i, variable in enumerate(self._state() if self.is_ahead else ()):
+            good, now = np.asarray(self._good_of(variable)), variable.numpy()
+            if good.tobytes() != now.tobytes():
+                arrays[str(i)] = good
+        return arrays, facts
+
+    def load(self, arrays: Arrays, facts: Facts) -> None:
+        """Takes over what `state` gave, where a phase goes on."""
+        self._first, self._high, self._copied = facts["first"], facts["high"], facts["copied"]
+        self._seen, self._copied_seen = (tuple(pair) for pair in facts["seen"])
+        self.skipped = [(a, b, c) for a, b, c in facts["skipped"]]
+        if facts["factor"] is not None:
+            self._optimizer._learning_rate.factor.assign(facts["factor"])
+        state = enumerate(self._state())
+        self._good = {id(v): arrays[str(i)] if str(i) in arrays else v.numpy() for i, v in state}
 
     def _state(self) -> list[keras.Variable]:
         # The count of steps goes on: the schedule belongs to the data, not to the weights.
@@ -162,6 +200,10 @@ class SpikeGuard(keras.callbacks.Callback):
         optimizer = [v for v in self.model.optimizer.variables if all(v is not k for k in kept)]
         beside = [v for callback in self._beside for v in callback.variables]
         return [*self.model.variables, *optimizer, *self.model.metrics_variables, *beside]
+
+    def _good_of(self, variable: keras.Variable) -> Any:
+        # Keras makes some metrics at the first batch only, with a state of zeros.
+        return self._good.get(id(variable), np.zeros(variable.shape, variable.dtype))
 
     def _halve(self) -> None:
         rate = self._optimizer._learning_rate

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_finetune.errors import UserError
+from tf_finetune.whole import sync
 
 FORMAT = 1
 # TensorFlow Serving serves the folders whose name is a number and ignores others.
@@ -106,7 +107,7 @@ def placing(folder: str | os.PathLike, needed: int) -> Iterator[Path]:
             raise OSError(errno.ENOSPC, "No space left on device")
         try:
             yield parent / UNFINISHED
-            _sync(parent / UNFINISHED)
+            sync(parent / UNFINISHED)
             _put_in_place(parent)
         finally:
             _recover(parent)
@@ -126,24 +127,7 @@ def _put_in_place(parent: Path) -> None:
     if (parent / VERSION).exists():
         os.rename(parent / VERSION, parent / _REPLACED)
     os.rename(parent / UNFINISHED, parent / VERSION)
-    _sync_folder(parent)
-
-
-def _sync(path: Path) -> None:
-    """Makes sure that a folder's files are on the disk, not only on their way there."""
-    for folder, _, files in os.walk(path):
-        for name in files:
-            with open(os.path.join(folder, name), "rb") as file:
-                os.fsync(file.fileno())
-        _sync_folder(Path(folder))
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(parent, deep=False)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,34 @@
+import pytest
+
+from tf_finetune.stopping import Stop, Stopped
+
+
+def test_where_nothing_holds_it_back_it_stops_at_once():
+    stop = Stop()
+    stop.check()
+    with pytest.raises(Stopped):
+        stop.ask()
+    with pytest.raises(Stopped):
+        stop.check()
+    with pytest.raises(Stopped):
+        stop.ask()  # the first may have come where Python drops exceptions
+
+
+def test_what_is_held_is_not_broken_off_but_stops_at_its_end():
+    stop, done = Stop(), []
+
+    def batch():
+        with stop.held():
+            stop.ask()
+            done.append("the batch")
+
+    with pytest.raises(Stopped):
+        batch()
+    assert done == ["the batch"]
+    with Stop().held():
+        done.append("without a wish")
+    assert done[-1] == "without a wish"
+
+
+def test_no_except_exception_takes_it_for_an_error():
+    assert not issubclass(Stopped, Exception)

@@ -1,0 +1,55 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from tf_finetune.errors import UserError
+
+NAME = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder for this run; that of a process that was killed is free by itself.
+
+    Args:
+        folder: exists.
+
+    Raises:
+        UserError: if another run holds it, naming its process and machine.
+    """
+    file = folder / NAME
+    handle = _taken(file)
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        # While it is held: who opens the file after this makes a new one.
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _taken(file: Path) -> int:
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
+                return handle
+        except BlockingIOError:
+            holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise UserError(
+                f'"{file.parent}" is in use: {holder} trains in it. Wait until that has ended, or '
+                "choose another workdir."
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # its holder has ended, and removed it in between

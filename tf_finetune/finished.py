@@ -1,0 +1,65 @@
+"""What a finished run gives back, from its folder too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tf_finetune import workdir as folder
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.data.prepare import prepare
+from tf_finetune.errors import UserError
+from tf_finetune.results.load import load_model
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class FitResult:
+    """What a run gives back.
+
+    Attributes:
+        metrics: the card, as in `metrics.json`: `metrics["test"]["accuracy"]`.
+        history: one dict an epoch over all phases, as in `metrics.jsonl`; a head
+            that was trained only to compare with is the phase `probe-baseline`.
+        model: the fine-tuned `TextTask`; `model.predict(["a text"])`.
+        workdir: the run folder.
+    """
+
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    model: Any
+    workdir: Path
+
+
+def load_result(workdir: Path) -> FitResult:
+    """The result of a finished run, from its folder."""
+    return FitResult(
+        metrics=json.loads((workdir / folder.CARD).read_text()),
+        history=folder.read_history(workdir),
+        model=load_model(workdir),
+        workdir=workdir,
+    )
+
+
+def check_same_data(workdir: Path, config: FineTuneConfig, data: Any) -> None:
+    """Raises `UserError` where a finished run was on other data than those handed over.
+
+    The configuration does not name these.
+    """
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-compare-") as scratch:
+        digest = prepare(config, Path(scratch), data).digest
+    if digest != json.loads((workdir / folder.CARD).read_text())["data_digest"]:
+        raise UserError(
+            f'"{workdir}" holds a run on other data, with the same configuration; choose another '
+            "workdir."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide the numbers."""
+    names = ("tf_finetune", "tensorflow", "keras", "keras-hub", "tensorflow-text", "numpy")
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}

@@ -1,0 +1,47 @@
+"""A wish to stop that comes from outside, as by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class Stopped(BaseException):
+    """A run was asked to stop, and has; no error, so that nothing takes it for one."""
+
+
+class Stop:
+    """Tells a run to stop: at the end of the batch while it trains, else at once.
+
+    Attributes:
+        asked: whether it has been told.
+        place: where the run goes on; empty where it begins anew.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.place, self._held = False, "", False
+
+    def ask(self) -> None:
+        """From the main thread, such as a signal handler.
+
+        Raises:
+            Stopped: where nothing holds it back.
+        """
+        self.asked = True
+        if not self._held:
+            raise Stopped
+
+    def check(self) -> None:
+        """Raises `Stopped` if it has been asked."""
+        if self.asked:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it nothing is broken off; what runs there calls `check` itself."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.check()
