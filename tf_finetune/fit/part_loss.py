@@ -64,8 +64,7 @@ def loss_of_part(
     total = tf.reduce_sum(values)
     if loss.reduction == "sum":
         return total
-    # Keras adds gradients up over replicas.
-    count = tf.size(values) * tf.distribute.get_strategy().num_replicas_in_sync
+    count = tf.maximum(tf.size(values), 1)  # a replica may have no rows
     return total / tf.cast(count, total.dtype) * tf.cast(share, total.dtype)
 
 
@@ -89,7 +88,8 @@ def own_losses(model: keras.Model, share: tf.Tensor | None) -> tf.Tensor:
             )
         found += [tf.reduce_sum(loss) for loss in losses]
     total = tf.add_n(found) if found else tf.constant(0.0)
-    return total if share is None else total * share
+    # A mean over no rows is none, but counts nothing.
+    return total if share is None else tf.math.multiply_no_nan(total, share)
 
 
 def _alike(given: Any) -> Any:

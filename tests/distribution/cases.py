@@ -1,0 +1,118 @@
+"""Trainings whose outcome is compared between one device, several devices and several hosts."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import LayerwiseAdamW, Phase, fit_phases
+
+RANDOM = np.random.default_rng(0)
+ROWS = 71  # batches of 16, and one of 7
+IDS = RANDOM.integers(0, 11, (ROWS, 5)).astype("int32")
+NUMBERS = RANDOM.normal(size=(ROWS, 3)).astype("float32")
+CLASSES = RANDOM.integers(0, 3, ROWS).astype("int32")
+VALUES = RANDOM.normal(size=(ROWS, 2)).astype("float32")
+WEIGHTS = RANDOM.uniform(0.1, 2.0, ROWS).astype("float32")
+CROSS_ENTROPY = "sparse_categorical_crossentropy"
+
+
+def batches(*arrays, size=16):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(size)
+
+
+def found(model, history):
+    """Weights, and what each epoch came to, as arrays by name."""
+    arrays = {f"weight/{i}": v.numpy() for i, v in enumerate(model.weights)}
+    for number, row in enumerate(history):
+        for name, value in row.items():
+            if isinstance(value, float) and name not in ("seconds", "examples_per_second"):
+                arrays[f"history/{number}/{name}"] = np.float64(value)
+    return arrays
+
+
+def one_headed(*more):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8, "tanh"), *more, keras.layers.Dense(3, "softmax")]
+    return keras.Sequential([keras.Input((3,)), *layers])
+
+
+def two_headed():
+    """With an embedding that is used twice, and every kind of regulariser."""
+    keras.utils.set_random_seed(0)
+    ids, numbers = keras.Input((5,), dtype="int32", name="i"), keras.Input((3,), name="n")
+    table = keras.layers.Embedding(11, 4, embeddings_regularizer=keras.regularizers.L2(0.01))
+    mean = keras.layers.GlobalAveragePooling1D()(table(ids))
+    other = keras.layers.Flatten()(table(ids[:, :2]))
+    x = keras.layers.Concatenate()([mean, other, numbers])
+    x = keras.layers.Dense(8, "tanh", activity_regularizer=keras.regularizers.L2(0.1))(x)
+    a = keras.layers.Dense(3, name="a", kernel_regularizer="l2")(x)
+    return keras.Model([ids, numbers], {"a": a, "b": keras.layers.Dense(2, name="b")(x)})
+
+
+def trained(model, train, optimizer=None, epochs=3, rate=0.1, validation=None, **options):
+    phase = Phase(
+        train=options.pop("train", "all"), epochs=epochs, learning_rate=rate, batch_norm="update"
+    )
+    options.setdefault("loss", CROSS_ENTROPY)
+    options.setdefault("metrics", ["accuracy"])
+    fitted = fit_phases(
+        model, train, validation, [phase], optimizer=optimizer, say=lambda line: None, **options
+    )
+    return found(model, fitted.history)
+
+
+def sgd():
+    """Clipped so tightly that it counts whether gradients are clipped before they are added up."""
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1)
+    held = batches(NUMBERS[:19], CLASSES[:19])
+    return trained(one_headed(), batches(NUMBERS, CLASSES), optimizer, validation=held)
+
+
+def adamw():
+    held = batches(NUMBERS[:17], CLASSES[:17], WEIGHTS[:17])
+    data = batches(NUMBERS, CLASSES, WEIGHTS)
+    return trained(one_headed(), data, rate=1e-2, validation=held, clip=0.3)
+
+
+def few_rows():
+    """Batches of 9, the last of one row, which only one replica has."""
+    data = batches(NUMBERS[:19], CLASSES[:19], size=9)
+    return trained(one_headed(), data, rate=1e-2, validation=data)
+
+
+def two_outputs():
+    squares = keras.losses.MeanSquaredError(reduction="sum")
+    x, y = {"i": IDS, "n": NUMBERS}, {"a": CLASSES, "b": VALUES}
+    data = batches(x, y, {"a": WEIGHTS, "b": WEIGHTS[::-1].copy()})
+    return trained(
+        two_headed(),
+        data,
+        rate=1e-2,
+        validation=data,
+        loss={"a": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "b": squares},
+        metrics={"a": ["accuracy"], "b": ["mae"]},
+    )
+
+
+def parts():
+    """Micro-batches, which do not divide a replica's rows, averaged weights and a guard."""
+    data = batches(NUMBERS, CLASSES)
+    return trained(
+        one_headed(), data, rate=1e-2, validation=data, micro_batch=3, ema=0.9, clip=0.3
+    )
+
+
+def norms():
+    layer = keras.layers.BatchNormalization(synchronized=True, momentum=0.5)
+    data = batches(NUMBERS, CLASSES)
+    optimizer = keras.optimizers.SGD(0.1, clipnorm=0.2)
+    return trained(one_headed(layer), data, optimizer, validation=data)
+
+
+def dropout():
+    """Equal on all workers, though not on any number of them."""
+    return trained(one_headed(keras.layers.Dropout(0.5)), batches(NUMBERS, CLASSES), r_drop=1.0)
+
+
+PARITY = (sgd, adamw, few_rows, two_outputs, parts, norms)
+ALL = (*PARITY, dropout)
