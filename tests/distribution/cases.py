@@ -4,7 +4,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import LayerwiseAdamW, Phase, fit_phases
+from tf_finetune import Phase, fit_phases
+from tf_finetune.fit.audit import AuditError
+from tf_finetune.fit.distribution import check_alike
+from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
+from tf_finetune.fit.replicas import slice_of
 
 RANDOM = np.random.default_rng(0)
 ROWS = 71  # batches of 16, and one of 7
@@ -114,5 +118,28 @@ def dropout():
     return trained(one_headed(keras.layers.Dropout(0.5)), batches(NUMBERS, CLASSES), r_drop=1.0)
 
 
+def outputs():
+    """What a model gives for rows, in their order, with a last batch of one row."""
+    store = FeatureStore(NUMBERS)
+    rows = np.random.default_rng(1).permutation(ROWS)[:33]
+    return {"outputs": outputs_of(one_headed(), store, rows, batch_size=16)}
+
+
+def diverged():
+    """What is said where a layer has changed a variable of its own by the rows of a replica."""
+    model = one_headed(keras.layers.BatchNormalization(momentum=0.5))
+    replica = tf.distribute.get_strategy().run(lambda: model(_own_rows(), training=True))
+    del replica
+    try:
+        check_alike(model)
+    except AuditError as error:
+        return {"said": np.array(str(error))}
+    return {"said": np.array("")}
+
+
+def _own_rows():
+    return slice_of(tf.constant(NUMBERS))
+
+
 PARITY = (sgd, adamw, few_rows, two_outputs, parts, norms)
-ALL = (*PARITY, dropout)
+ALL = (*PARITY, dropout, outputs, diverged)

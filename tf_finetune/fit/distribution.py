@@ -25,14 +25,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
+from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.replicas import (
     NOT_THE_SAME,
     mark_of,
@@ -81,6 +84,29 @@ def check_batch_norms(model: keras.Model) -> None:
                 'synchronized=True, freeze it (batch_norm="freeze" in the Phase, where it is in '
                 "the backbone), or train on one device."
             )
+
+
+def check_alike(model: keras.Model) -> None:
+    """Raises `AuditError` unless all replicas, on all hosts, have the same weights bit for bit."""
+    if not replicated():
+        return
+    strategy = tf.distribute.get_strategy()
+    copies = [strategy.experimental_local_results(v.value) for v in model.weights]
+    here = [_digest(copy) for copy in zip(*copies, strict=True)]
+    # Every host has this many rows, in no order that matters.
+    there = strategy.gather(tf.constant(here, tf.int64)[:1], axis=0).numpy().tolist()
+    if len({*here, *there}) > 1:
+        raise AuditError(
+            f"the {strategy.num_replicas_in_sync} replicas no longer have the same weights; a "
+            "layer must have changed a variable of its own by the rows of one replica"
+        )
+
+
+def _digest(weights: Iterable[tf.Tensor]) -> int:
+    found = hashlib.blake2b(digest_size=8)
+    for weight in weights:
+        found.update(np.ascontiguousarray(weight.numpy()).data)
+    return int.from_bytes(found.digest(), "big", signed=True)
 
 
 @contextlib.contextmanager

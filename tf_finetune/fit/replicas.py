@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -99,6 +99,23 @@ def summed(gradients: Sequence[Any]) -> list[Any]:
 def _sum(values: list[Any]) -> list[Any]:
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def on_all_replicas(function: Callable[[Any], tf.Tensor]) -> Callable[[Any], tf.Tensor]:
+    """The same function of a batch, computed by all replicas, a part of its rows by each.
+
+    Args:
+        function: from tensors (examples, ...), nested, to one (examples, ...).
+    """
+    if not replicated():
+        return function
+    strategy = tf.distribute.get_strategy()
+
+    def together(batch: Any) -> tf.Tensor:
+        parts = strategy.run(lambda whole: function(slice_of(whole)), args=(batch,))
+        return strategy.gather(parts, axis=0)
+
+    return together
 
 
 @contextlib.contextmanager

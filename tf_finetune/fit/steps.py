@@ -15,7 +15,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.distribution import repaired
 from tf_finetune.fit.micro_batch import in_parts
 from tf_finetune.fit.mixup import draw
-from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses
+from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, tracked_losses
 from tf_finetune.fit.r_drop import Disagreement
 from tf_finetune.fit.replicas import count_of, replicated, summed
 from tf_finetune.model.freezing import drops
@@ -200,30 +200,29 @@ def _train_step(
     for i, more in enumerate(tape.gradient(scaled, variables)):
         if more is not None:
             gradients[i] = more if gradients[i] is None else more + gradients[i]
-    if model._compile_loss.metrics:  # of single outputs
-        model._compile_loss(y, y_pred, sample_weight)
-    _track(model, x, loss, penalty, whole)
+    _track(model, batch, y_pred, loss, penalty, whole)
     model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
 def _test_step(model: Any, data: Any, whole: tf.Tensor) -> dict[str, Any]:
     """As `keras.Model.test_step`, for a part of a batch as in `_train_step`."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, y, sample_weight = batch = keras.utils.unpack_x_y_sample_weight(data)
     y_pred = model(x, training=False) if model._call_has_training_arg else model(x)
     loss = compiled_loss(model._compile_loss, whole)(y, y_pred, sample_weight)
     loss += own_losses(model, whole)
     penalties = [v.regularizer(v) for v in model.trainable_weights if v.regularizer is not None]
-    if model._compile_loss.metrics:
-        model._compile_loss(y, y_pred, sample_weight)
-    _track(model, x, loss, tf.add_n(penalties) if penalties else tf.constant(0.0), whole)
+    _track(model, batch, y_pred, loss, tf.add_n(penalties) if penalties else 0.0, whole)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
 def _track(
-    model: Any, x: Any, loss: tf.Tensor, penalty: tf.Tensor, whole: tf.Tensor | None
+    model: Any, batch: Any, y_pred: Any, loss: tf.Tensor, penalty: Any, whole: tf.Tensor | None
 ) -> None:
-    """Takes a loss into the epoch's mean, in which the rows here count as often as they are."""
+    """Takes losses into the epoch's means, in which each row counts once."""
+    x, y, sample_weight = batch
+    if model._compile_loss.metrics:  # of single outputs
+        tracked_losses(model._compile_loss, whole)(y, y_pred, sample_weight)
     if whole is not None:
         loss = tf.math.divide_no_nan(loss, whole)
     model._loss_tracker.update_state(loss + penalty, sample_weight=count_of(x))
