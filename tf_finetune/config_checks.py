@@ -27,6 +27,7 @@ POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
+STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8
 _NOISE = ("token_deletion", "token_swap", "token_mask")
@@ -38,6 +39,7 @@ def check_values(config: FineTuneConfig) -> None:
     one_of("config.model.task", model.task, TASKS)
     one_of("config.model.pooling", model.pooling, POOLINGS)
     one_of("config.fit.precision", fit.precision, PRECISIONS)
+    one_of("config.fit.strategy", fit.strategy, STRATEGIES)
     _check_data(config.data, model.task)
     if not model.preset:
         raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")

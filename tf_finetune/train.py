@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,7 @@ from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
+from tf_finetune.fit.distribution import refuse_unsound
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import cache_features
 from tf_finetune.fit.held_out import Scores, activated, held_out
@@ -32,14 +34,16 @@ from tf_finetune.fit.interpolation import Interpolation
 from tf_finetune.fit.loop import PhaseResult, fit_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
+from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.fit.steps import step_of
+from tf_finetune.fit.strategy import is_chief, own_folder, strategy_of, told_by_chief
 from tf_finetune.interpolated import interpolate_run, retained_scores
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.preflight import fitting, share_gpu
+from tf_finetune.preflight import fitting_replicas, share_gpu
 from tf_finetune.results import evaluate, export, report, retention
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.load import load_model
@@ -89,20 +93,47 @@ def fine_tune(
     Raises:
         UserError: for a mistake in the configuration or the data, before training.
     """
-    began = time.perf_counter()
     config.validate()
-    run = Path(workdir)
-    if folder.prepare_workdir(run, config):
-        if data is not None:
-            _check_same_data(run, config, data)
-        say(f"{run} holds this run, finished; nothing to do.")
-        return load_result(run)
+    share_gpu(config)
+    refuse_unsound()
+    # Several hosts must have found each other before anything is computed.
+    strategy = strategy_of(config.fit.strategy)
+    with own_folder(Path(workdir), strategy) as run, contextlib.ExitStack() as scope:
+        scope.enter_context(strategy.scope())
+        if told_by_chief(folder.prepare_workdir(run, config)):
+            scope.close()
+            return _finished(config, Path(workdir), data, say)
+        said = say if is_chief() else lambda line: None
+        result = _fine_tune(config, run, data, command, said, scope)
+        with strategy.scope():
+            told_by_chief(0)  # who ends first would take the others with it
+        return dataclasses.replace(result, workdir=Path(workdir))
+
+
+def _finished(
+    config: FineTuneConfig, run: Path, data: Any, say: Callable[[str], None]
+) -> FitResult:
+    if data is not None:
+        _check_same_data(run, config, data)
+    say(f"{run} holds this run, finished; nothing to do.")
+    return load_result(run)
+
+
+def _fine_tune(
+    config: FineTuneConfig,
+    run: Path,
+    data: Any,
+    command: str,
+    say: Callable[[str], None],
+    scope: contextlib.ExitStack,
+) -> FitResult:
+    """The story itself; `scope` is that of the strategy, and is left when all is trained."""
+    began = time.perf_counter()
     check_folder(run / "export")
 
     # 1. Data and 2. model: everything that can be wrong is found here.
-    share_gpu(config)
     setup = set_up(config, run / "cache", data, say=say)
-    fitted = fitting(config, setup, say=say)
+    fitted = fitting_replicas(config, setup, say=say)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
     folder.check_room(run, copies * bytes_of(task))
@@ -139,6 +170,11 @@ def fine_tune(
     card = _evaluate(setup, config, beside, untuned)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
+    chief, bound = is_chief(), replicated()
+    scope.close()
+    task = task.copied() if bound else task
+    if not chief:
+        return FitResult(metrics=card, history=_history(run), model=task, workdir=run)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
     parity = setup.texts(prepared.splits["test"][:64])

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-LIMIT = 240  # seconds until all are killed
+LIMIT = 600  # seconds until all are killed
 
 
 def free_ports(count):
@@ -34,7 +34,7 @@ def environment(**more):
     }
 
 
-def together(commands, environments, limit=LIMIT):
+def together(commands, environments):
     """Runs commands at the same time; what each said, by its exit status.
 
     All are killed at the end, whatever happens.
@@ -43,7 +43,7 @@ def together(commands, environments, limit=LIMIT):
         subprocess.Popen(c, env=e, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for c, e in zip(commands, environments, strict=True)
     ]
-    end = time.monotonic() + limit
+    end = time.monotonic() + LIMIT
     said = []
     try:
         for process in running:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
+from tf_finetune.fit.distribution import check_batch_norms, refuse_unsound
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
@@ -120,6 +121,7 @@ def fit_phases(
             diverges in a phase's first epoch.
         AuditError: if a frozen variable changed or nothing that was to train moved.
     """
+    refuse_unsound()
     check_phases(list(phases), Phase, "phases")
     if gradient_checkpointing:
         check_tunes_blocks([phase.train for phase in phases], "gradient_checkpointing")
@@ -148,6 +150,7 @@ def fit_phases(
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
         check_step(model, step)
+        check_batch_norms(model)
         rate_of(phase, examples.steps)
         with frozen_dropout_off(groups):
             noisy.append(drops(model))

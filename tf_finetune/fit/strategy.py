@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
 
-STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 # For trying `mirrored` on a machine without GPUs: how many devices it is to have.
 LOGICAL_CPUS = "TF_FINETUNE_LOGICAL_CPUS"
 
@@ -42,19 +45,52 @@ def _made(name: str) -> tf.distribute.Strategy:
         return {"mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu}[name]()
     except RuntimeError as error:  # of TensorFlow, about the order of things
         raise UserError(
-            f'strategy is "{name}", but TensorFlow has begun to compute in this process '
+            f'config.fit.strategy is "{name}", but TensorFlow has begun to compute in this process '
             f"({str(error).splitlines()[0]}) Set it first of all, in a new process."
         ) from None
 
 
-def is_chief() -> bool:
-    """Whether this process writes files: always, but for all workers but the first."""
-    strategy = tf.distribute.get_strategy()
+def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
+    """Whether this process is the one that writes files: the first worker, or the only one.
+
+    Args:
+        strategy: by default that of the moment.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
     if not strategy.extended._in_multi_worker_mode():
         return True
     resolver = strategy.cluster_resolver
     chief = "chief" in resolver.cluster_spec().jobs
     return resolver.task_type == "chief" or (not chief and resolver.task_id == 0)
+
+
+def told_by_chief(number: int) -> int:
+    """A number of at least 0 that the chief has, on all workers, which wait for each other."""
+    strategy = tf.distribute.get_strategy()
+    if not strategy.extended._in_multi_worker_mode():
+        return number
+    mine = tf.constant([number if is_chief() else -1], tf.int64)
+    return int(strategy.gather(mine, axis=0).numpy().max())
+
+
+@contextlib.contextmanager
+def own_folder(shared: Path, strategy: tf.distribute.Strategy) -> Iterator[Path]:
+    """The folder that a worker writes into: the run's for the chief, else one that goes away."""
+    if is_chief(strategy):
+        yield shared
+        return
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-worker-") as name:
+        yield Path(name)
+
+
+def check_global_batch(name: str, batch: int) -> None:
+    """Raises `UserError` where some replica would never have a row."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if batch < replicas:
+        raise UserError(
+            f"{name} is {batch}, but the strategy has {replicas} replicas, so that some would never "
+            f"have a row; set it to at least {replicas}, or use fewer devices."
+        )
 
 
 def _mirrored() -> tf.distribute.Strategy:
@@ -73,7 +109,7 @@ def _mirrored() -> tf.distribute.Strategy:
 def _multi_worker() -> tf.distribute.Strategy:
     if not os.environ.get("TF_CONFIG"):
         raise UserError(
-            'strategy is "multi_worker", but TF_CONFIG is not set, which tells a worker who the '
+            'config.fit.strategy is "multi_worker", but TF_CONFIG is not set, which tells a worker who the '
             'others are; set it on every worker, or use "mirrored" for the devices of one host.'
         )
     return tf.distribute.MultiWorkerMirroredStrategy()
@@ -84,7 +120,7 @@ def _tpu() -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(
-            f'strategy is "tpu", but no TPU was found ({str(error).splitlines()[0]}); run on a '
+            f'config.fit.strategy is "tpu", but no TPU was found ({str(error).splitlines()[0]}); run on a '
             "host that has one, or choose another strategy."
         ) from None
     return tf.distribute.TPUStrategy(resolver)
