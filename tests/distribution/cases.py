@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import Phase, fit_phases
+from tf_finetune import Phase, UserError, fit_phases
 from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.distribution import check_alike
 from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
@@ -101,9 +101,7 @@ def two_outputs():
 def parts():
     """Micro-batches, which do not divide a replica's rows, averaged weights and a guard."""
     data = batches(NUMBERS, CLASSES)
-    return trained(
-        one_headed(), data, rate=1e-2, validation=data, micro_batch=3, ema=0.9, clip=0.3
-    )
+    return trained(one_headed(), data, rate=1e-2, validation=data, micro_batch=3, ema=0.9, clip=0.3)
 
 
 def norms():
@@ -141,5 +139,75 @@ def _own_rows():
     return slice_of(tf.constant(NUMBERS))
 
 
+def overflow():
+    """In half precision, with a row whose scaled gradients are too large for it."""
+    numbers = NUMBERS.copy()
+    numbers[16] = 3000.0
+    keras.utils.set_random_seed(0)
+    half = keras.layers.Dense(8, dtype="mixed_float16", kernel_initializer="random_normal")
+    model = keras.Sequential([keras.Input((3,)), half, keras.layers.Dense(3, "softmax")])
+    steps = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: steps.append(int(model.optimizer.iterations.numpy()))
+    )
+    optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.1)
+    arrays = trained(
+        model, batches(numbers, CLASSES), optimizer, epochs=2, callbacks=[watch], spike_guard=0
+    )
+    return {k: v for k, v in arrays.items() if "history" not in k} | {"steps": np.array(steps)}
+
+
+REFUSED = {
+    "unsynchronised": "synchronized=True",
+    "own_step": "train_step of its own",
+    "mean_by_weight": "train on one device",
+    "added_loss": "add_loss",
+}
+
+
+def _said(model, **options):
+    try:
+        trained(model, batches(NUMBERS, CLASSES), epochs=1, **options)
+    except UserError as error:
+        return {"said": np.array(str(error))}
+    return {"said": np.array("")}
+
+
+def unsynchronised():
+    return _said(one_headed(keras.layers.BatchNormalization()))
+
+
+def own_step():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    return _said(Own(one_headed().layers))
+
+
+def mean_by_weight():
+    mean = keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
+    return _said(one_headed(), loss=mean)
+
+
+def added_loss():
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.mean(x * x))
+            return x
+
+    return _said(one_headed(Adds()))
+
+
 PARITY = (sgd, adamw, few_rows, two_outputs, parts, norms)
-ALL = (*PARITY, dropout, outputs, diverged)
+ALL = (
+    *PARITY,
+    dropout,
+    outputs,
+    diverged,
+    overflow,
+    unsynchronised,
+    own_step,
+    mean_by_weight,
+    added_loss,
+)

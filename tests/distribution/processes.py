@@ -26,7 +26,8 @@ def free_ports(count):
 def environment(**more):
     return os.environ | {
         "TF_NUM_INTRAOP_THREADS": "1",
-        "TF_NUM_INTEROP_THREADS": "2",
+        # Devices of one process wait for each other, each in a thread.
+        "TF_NUM_INTEROP_THREADS": "8",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -64,13 +65,18 @@ def cluster(count, **more):
     return [environment(TF_CONFIG=json.dumps(config), **more) for config in configs]
 
 
-def outcomes(strategy, names, folder, environments, module="tests.distribution.cases"):
+def outcomes(strategy, names, folder, environments):
     """What cases come to in processes that run them together: one dict of arrays for each."""
     files = [folder / f"{strategy}-{i}.npz" for i in range(len(environments))]
     commands = [
-        [sys.executable, "-m", "tests.distribution.worker", strategy, str(file), module, *names]
+        [sys.executable, "-m", "tests.distribution.worker", strategy, str(file), *names]
         for file in files
     ]
     for status, words in together(commands, environments):
         assert status == 0, words[-6000:]
     return [dict(np.load(file)) for file in files]
+
+
+def named(*cases):
+    """Functions of the modules beside this one, as a worker takes them."""
+    return [f"{case.__module__.rpartition('.')[2]}.{case.__name__}" for case in cases]

@@ -1,29 +1,35 @@
 """One process: runs cases under a strategy, and writes what they come to into a file.
 
-    python -m tests.distribution.worker STRATEGY FILE MODULE CASE...
+    python -m tests.distribution.worker STRATEGY FILE MODULE.CASE...
 
 A case of `whole_runs` makes the strategy itself; others are run in its scope.
 """
 
-import contextlib
 import importlib
 import sys
 
 import numpy as np
 
 
-def main(strategy, file, module, *names):
-    cases = importlib.import_module(module)
-    arrays, whole = {}, module.endswith("whole_runs")
-    scope, given = contextlib.nullcontext(), (strategy,)
-    if not whole:
+def main(strategy, file, *names):
+    cases = [name.split(".") for name in names]
+    found = {}
+    if all(module == "whole_runs" for module, _ in cases):
+        for _, name in cases:
+            found[name] = getattr(_module("whole_runs"), name)(strategy)
+    else:
         from tf_finetune.fit.strategy import strategy_of
 
-        scope, given = strategy_of(strategy).scope(), ()
-    with scope:
-        for name in names:
-            arrays |= {f"{name}/{k}": v for k, v in getattr(cases, name)(*given).items()}
-    np.savez(file, **arrays)
+        with strategy_of(strategy).scope():
+            for module, name in cases:
+                found[name] = getattr(_module(module), name)()
+    np.savez(
+        file, **{f"{name}/{k}": v for name, arrays in found.items() for k, v in arrays.items()}
+    )
+
+
+def _module(name):
+    return importlib.import_module(f"tests.distribution.{name}")
 
 
 if __name__ == "__main__":

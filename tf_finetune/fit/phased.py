@@ -20,6 +20,7 @@ from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
+from tf_finetune.fit.service import served
 from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
@@ -69,6 +70,7 @@ def fit_phases(
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
     ema: float = 0.0,
+    data_service: str = "",
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -111,6 +113,7 @@ def fit_phases(
             arXiv:1604.06174); with the same random numbers, so with the same gradients.
         ema: momentum, such as 0.99, of averaged weights: epochs are judged by them, and
             phases end with them, as in `AveragedWeights`; 0 means none.
+        data_service: the address of a tf.data service that prepares `train`, as in `served`.
         say: where lines for people go.
 
     Returns:
@@ -139,6 +142,8 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
+    if data_service:
+        examples.train["x"] = served(train, data_service)
     step = Step(micro_batch=micro_batch, r_drop=r_drop)
     check_batch(step, examples)
     _build(model, train)
