@@ -41,7 +41,7 @@ demo: install
 	  "The plot creaks, but the actors are a joy to watch."
 
 test: install
-	$(PY) -m pytest -n 2 -m "not real"
+	$(PY) -m pytest -n 2 -m "not real and not slow"
 
 test-real: install
 	$(PY) -m pytest -n 2 -m real

@@ -156,9 +156,12 @@ def work(strategy: str, kind: str, file: str) -> None:
         )
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         rows = -(-BATCH // replicas) * TOKENS
-        figures = {"seconds": watch.median(), "bytes": reduced_bytes(task.network, rows)}
-        weights = {f"w{i}": v.numpy() for i, v in enumerate(task.network.weights)}
-    np.savez(file, **weights, **figures)
+        figures: dict[str, Any] = {
+            "seconds": watch.median(),
+            "bytes": reduced_bytes(task.network, rows),
+        }
+        figures |= {f"w{i}": v.numpy() for i, v in enumerate(task.network.weights)}
+    np.savez(file, **figures)
 
 
 class Watch:

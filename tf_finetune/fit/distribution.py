@@ -56,8 +56,8 @@ def refuse_unsound() -> None:
     if keras.distribution.distribution() is not None:
         raise UserError(
             "keras.distribution is set, but does nothing on TensorFlow: everything would run on "
-            "one device. Unset it (keras.distribution.set_distribution(None)), and set fit.strategy "
-            "or use a tf.distribute strategy."
+            "one device. Unset it (keras.distribution.set_distribution(None)), and set "
+            "config.fit.strategy, or use a tf.distribute strategy."
         )
     strategy = tf.distribute.get_strategy()
     if "ParameterServer" in type(strategy).__name__:

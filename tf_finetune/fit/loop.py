@@ -17,7 +17,6 @@ from tf_finetune.fit.audit import Audit, Snapshot
 from tf_finetune.fit.averaging import AveragedWeights
 from tf_finetune.fit.callbacks import MetricsLog, Progress
 from tf_finetune.fit.checkpoints import KeepBest
-from tf_finetune.fit.distribution import check_alike
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.seeds import Seeds
@@ -230,7 +229,6 @@ def fit_phase(
                 verbose=0,
             )
         audit = snapshot.check(strict=strict)
-        check_alike(model)
         if not best.finite_epochs:
             raise UserError(
                 "training has diverged, its loss is no number. Lower the learning_rate, clip "

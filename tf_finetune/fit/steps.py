@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.distribution import repaired
+from tf_finetune.fit.distribution import check_alike, repaired
 from tf_finetune.fit.micro_batch import in_parts
 from tf_finetune.fit.mixup import draw
 from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, tracked_losses
@@ -138,6 +138,7 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
     Raises:
         UserError: as `check_step` does; from `fit`, before the first update, for a loss
             that is not fit for it.
+        AuditError: at the end, if replicas have come to different weights.
     """
     if not step.settings and not replicated():
         yield
@@ -152,6 +153,7 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
         model.train_function = None
         with repaired(model, model.train_step, functools.partial(_test_step, model)):
             yield
+        check_alike(model)
     finally:
         model._seed_generators.remove(generator)
         del model.train_step

@@ -88,8 +88,8 @@ def check_global_batch(name: str, batch: int) -> None:
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if batch < replicas:
         raise UserError(
-            f"{name} is {batch}, but the strategy has {replicas} replicas, so that some would never "
-            f"have a row; set it to at least {replicas}, or use fewer devices."
+            f"{name} is {batch}, but the strategy has {replicas} replicas, so that some would "
+            f"never have a row; set it to at least {replicas}, or use fewer devices."
         )
 
 
@@ -109,8 +109,9 @@ def _mirrored() -> tf.distribute.Strategy:
 def _multi_worker() -> tf.distribute.Strategy:
     if not os.environ.get("TF_CONFIG"):
         raise UserError(
-            'config.fit.strategy is "multi_worker", but TF_CONFIG is not set, which tells a worker who the '
-            'others are; set it on every worker, or use "mirrored" for the devices of one host.'
+            'config.fit.strategy is "multi_worker", but TF_CONFIG is not set, which tells a worker '
+            'who the others are; set it on every worker, or use "mirrored" for the devices of one '
+            "host."
         )
     return tf.distribute.MultiWorkerMirroredStrategy()
 
@@ -120,8 +121,8 @@ def _tpu() -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(
-            f'config.fit.strategy is "tpu", but no TPU was found ({str(error).splitlines()[0]}); run on a '
-            "host that has one, or choose another strategy."
+            f'config.fit.strategy is "tpu", but no TPU was found ({str(error).splitlines()[0]}); '
+            "run on a host that has one, or choose another strategy."
         ) from None
     return tf.distribute.TPUStrategy(resolver)
 
@@ -130,7 +131,8 @@ def _warn_of_versions() -> None:
     first, after = (tuple(map(int, version.split("."))) for version in _TESTED)
     if not first <= tuple(map(int, keras.__version__.split(".")[:2])) < after:
         warnings.warn(
-            f"Strategies were tested with Keras {_TESTED[0]}, this is {keras.__version__}, in which "
-            "what is mended under them may be otherwise: compare a short run with one device.",
+            f"Strategies were tested with Keras {_TESTED[0]}, this is {keras.__version__}, in "
+            "which what is mended under them may be otherwise: compare a short run with one "
+            "device.",
             stacklevel=3,
         )
