@@ -1,5 +1,7 @@
 """Trainings whose outcome is compared between one device, several devices and several hosts."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -104,6 +106,14 @@ def parts():
     return trained(one_headed(), data, rate=1e-2, validation=data, micro_batch=3, ema=0.9, clip=0.3)
 
 
+def executions():
+    """Two batches at a time, of five."""
+    model = one_headed()
+    model.compile = functools.partial(model.compile, steps_per_execution=2)
+    data = batches(NUMBERS, CLASSES)
+    return trained(model, data, rate=1e-2, validation=data)
+
+
 def norms():
     layer = keras.layers.BatchNormalization(synchronized=True, momentum=0.5)
     data = batches(NUMBERS, CLASSES)
@@ -199,7 +209,7 @@ def added_loss():
     return _said(one_headed(Adds()))
 
 
-PARITY = (sgd, adamw, few_rows, two_outputs, parts, norms)
+PARITY = (sgd, adamw, few_rows, two_outputs, parts, executions, norms)
 ALL = (
     *PARITY,
     dropout,

@@ -86,5 +86,7 @@ def overlapping():
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     data = tf.data.Dataset.range(64).shuffle(64).batch(8).with_options(options)
-    local = tf.distribute.get_strategy().experimental_distribute_dataset(data)
-    return {"rows": np.concatenate([np.asarray(batch) for batch in local])}
+    strategy = tf.distribute.get_strategy()
+    batches = iter(strategy.experimental_distribute_dataset(data))
+    local = [strategy.experimental_local_results(next(batches))[0] for _ in range(8)]
+    return {"rows": np.concatenate([rows.numpy() for rows in local])}

@@ -6,7 +6,9 @@ A case of `whole_runs` makes the strategy itself; others are run in its scope.
 """
 
 import importlib
+import os
 import sys
+import traceback
 
 import numpy as np
 
@@ -33,4 +35,9 @@ def _module(name):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # or it would wait for the others

@@ -129,9 +129,8 @@ def separate_seeds() -> Iterator[None]:
         if context is None or context.num_replicas_in_sync == 1:
             return seed
         # A large odd number: far from where the generator itself will come to.
-        step = tf.constant(2654435769, tf.uint32)
-        number = tf.cast(context.replica_id_in_sync_group, tf.uint32)
-        return seed + tf.cast(tf.stack([0 * step, number * step]), seed.dtype)
+        step = tf.constant([0, 2654435769], seed.dtype)
+        return seed + step * tf.cast(context.replica_id_in_sync_group, seed.dtype)
 
     try:
         keras.random.SeedGenerator.next = drawn
