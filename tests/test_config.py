@@ -95,7 +95,13 @@ def test_defaults_are_valid() -> None:
         ("fit.retained_floor", 0.8, "floor is 0.8, but config.data.retained is empty: .* name a"),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
+        (
+            "fit.strategy",
+            "miror",
+            'config.fit.strategy is "miror"; .* mean "mirrored"?',
+        ),
         ("fit.sampling", "balance", 'config.fit.sampling is "balance"; .* mean "balanced"?'),
+        ("fit.peer_timeout", 9.0, "which waits for nobody; leave it out, or set the strategy"),
         ("fit.peer_timeout", 0.0, "config.fit.peer_timeout is 0.0; it must be a number above 0"),
         ("fit.cache", "no", "config.fit.cache is 'no'; it must be true or false"),
         (

@@ -41,6 +41,7 @@ ROOMS = (
     "interpolated",
     "finished",
     "run_state",
+    "taking_part",
     "resume",
     "train",
     "plan",

@@ -18,9 +18,11 @@ from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.distribution import check_batch_norms
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.steps import check_noise, check_step, step_of
+from tf_finetune.fit.strategy import check_global_batch
 from tf_finetune.model import backbones
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
@@ -72,6 +74,7 @@ def set_up(
         UserError: for a mistake in data, preset, sequence length or phases.
     """
     keras.utils.set_random_seed(config.fit.seed)
+    check_global_batch("config.fit.global_batch", config.fit.global_batch)
     # First what takes milliseconds, then seconds, then minutes.
     sources.check(config.data, data)
     loaded = backbones.load(config.model.preset)
@@ -108,6 +111,7 @@ def set_up(
     for phase in phases:
         set_trainable(groups, phase.train, phase.batch_norm)
         check_step(task.network, step)
+        check_batch_norms(task.network)
         with frozen_dropout_off(groups):
             noisy.append(drops(task.network))
     check_noise(step, noisy)

@@ -27,6 +27,7 @@ POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
+STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8
 _NOISE = ("token_deletion", "token_swap", "token_mask")
@@ -38,6 +39,7 @@ def check_values(config: FineTuneConfig) -> None:
     one_of("config.model.task", model.task, TASKS)
     one_of("config.model.pooling", model.pooling, POOLINGS)
     one_of("config.fit.precision", fit.precision, PRECISIONS)
+    one_of("config.fit.strategy", fit.strategy, STRATEGIES)
     _check_data(config.data, model.task)
     if not model.preset:
         raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")
@@ -61,6 +63,12 @@ def check_values(config: FineTuneConfig) -> None:
     for field in ("learning_rate", "probe_learning_rate", "lora_learning_rate"):
         positive(f"config.fit.{field}", getattr(fit, field))
     positive("config.fit.peer_timeout", fit.peer_timeout)
+    if fit.strategy != "multi_worker" and fit.peer_timeout != type(fit)().peer_timeout:
+        raise UserError(
+            f"config.fit.peer_timeout is {fit.peer_timeout:g}, but config.fit.strategy is "
+            f'"{fit.strategy}", which waits for nobody; leave it out, or set the strategy to '
+            '"multi_worker".'
+        )
     seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard", "mixup", "r_drop"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from tf_finetune.assemble import Setup, task_of
 from tf_finetune.config import FineTuneConfig, Phase
@@ -51,6 +52,16 @@ def share_gpu(config: FineTuneConfig) -> None:
     """
     if config.fit.micro_batch == FIND:
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+def fitting_replicas(
+    config: FineTuneConfig, setup: Setup, *, say: Callable[[str], None] = print
+) -> FineTuneConfig:
+    """As `fitting`, where each replica of the strategy of the moment has a share of the rows."""
+    fit, replicas = config.fit, tf.distribute.get_strategy().num_replicas_in_sync
+    share = dataclasses.replace(fit, global_batch=-(-fit.global_batch // replicas))
+    found = fitting(dataclasses.replace(config, fit=share), setup, say=say).fit.micro_batch
+    return dataclasses.replace(config, fit=dataclasses.replace(fit, micro_batch=found))
 
 
 def fitting(
@@ -110,7 +121,8 @@ def attempt(folder: Path, rows: int, usable: int | None) -> int | None:
     """
     result = folder / "peak.json"
     result.unlink(missing_ok=True)
-    around = os.environ | {
+    alone = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    around = alone | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         "KERAS_BACKEND": "tensorflow",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",

@@ -22,9 +22,11 @@ from tf_finetune.errors import UserError
 from tf_finetune.finished import versions
 from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.resuming import Middle, Saving
-from tf_finetune.preflight import fitting
+from tf_finetune.fit.strategy import is_chief, told_by_chief
+from tf_finetune.preflight import fitting_replicas
 from tf_finetune.run_state import RunState, packed, unpacked
 from tf_finetune.stopping import Stop
+from tf_finetune.taking_part import Part
 
 Say = Callable[[str], None]
 
@@ -78,7 +80,7 @@ class Ongoing:
         self.state, self.resumed = RunState(same=same, made=made), 0
         middle = self._go_on(found, same, made, say) if found else None
         self._before = self.state.seconds
-        saver = Saver(files, every=config.fit.save_every, say=say)
+        saver = Saver(files if is_chief() else None, every=config.fit.save_every, say=say)
         self.saving = Saving(saver=saver, pack=self._packed, stop=stop, middle=middle)
 
     def _go_on(self, found: Checkpoint, same: Facts, made: Facts, say: Say) -> Middle | None:
@@ -97,6 +99,7 @@ class Ongoing:
             self._run / folder.HISTORY, "".join(f"{json.dumps(row)}\n" for row in rows)
         )
         self._stop.place = self._place(middle)
+        (self._run / folder.CHECKPOINTS).mkdir(exist_ok=True)  # a worker's own is empty
         with (self._run / folder.CHECKPOINTS / _RESUMED).open("a+") as lines:
             lines.write(f"{self._stop.place}\n")
             lines.seek(0)
@@ -147,23 +150,15 @@ class Ongoing:
 
 
 def begun(
-    run: Path,
-    config: FineTuneConfig,
-    setup: Setup,
-    room: int,
-    *,
-    stop: Stop,
-    say: Say,
+    part: Part, config: FineTuneConfig, setup: Setup, room: int
 ) -> tuple[FineTuneConfig, Ongoing]:
     """Begins a run in its folder, or goes on with what was found there.
 
     Args:
-        run: the folder.
+        part: of this process in the run.
         config: of the run.
         setup: of the run; gets the precision with which it began.
         room: bytes that the run writes beside checkpoints.
-        stop: whose wish to stop is followed.
-        say: where lines for people go.
 
     Returns:
         The configuration with the `micro_batch` with which it began, and the run.
@@ -171,21 +166,40 @@ def begun(
     Raises:
         UserError: if the run cannot begin or go on here.
     """
+    run, say = part.folder, part.say
     files = CheckpointFiles(run / folder.CHECKPOINTS)
-    files.reserve, found = room, files.newest(say)
+    files.reserve, found = room, _found(part, files)
     made: Facts = {"versions": versions()}
     if found:
         then = found.facts["made"]
         made |= {"precision": then["precision"], "micro_batch": then["micro_batch"]}
         setup.precision = then["precision"]
     else:
-        chosen = fitting(config, setup, say=say).fit.micro_batch
+        chosen = told_by_chief(fitting_replicas(config, setup, say=say).fit.micro_batch)
         made |= {"precision": setup.precision, "micro_batch": chosen}
         folder.check_room(run, room)
         folder.begin(run, config, setup.prepared.report)
     fit = dataclasses.replace(config.fit, micro_batch=made["micro_batch"])
-    ongoing = Ongoing(run, config, setup, made, found, files, stop=stop, say=say)
+    ongoing = Ongoing(run, config, setup, made, found, files, stop=part.stop, say=say)
     return dataclasses.replace(config, fit=fit), ongoing
+
+
+def _found(part: Part, files: CheckpointFiles) -> Checkpoint | None:
+    """The newest checkpoint, which all workers read where the chief has found it."""
+    found = files.newest(part.say) if part.chief else None
+    number = told_by_chief(found.number if found else 0)
+    if part.chief or not number:
+        return found
+    there = part.shared / folder.CHECKPOINTS
+    try:
+        return CheckpointFiles(there).read(number)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f'the chief goes on from "{there}/{number:06d}", which this worker cannot read '
+            f"({error}). Put --workdir on a file system that all hosts share."
+        ) from None
 
 
 def digest(network: keras.Model) -> str:

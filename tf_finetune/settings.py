@@ -169,6 +169,9 @@ class FitConfig:
             several.
         cache: run what is frozen below the head once, not once an epoch.
         seed: of the order of examples, dropout and the head's initial weights.
+        strategy: over which devices an update is spread: `none`, this machine's first;
+            `mirrored`, all its GPUs; `multi_worker`, those of all hosts that `TF_CONFIG`
+            names; or `tpu`. Each takes its rows of each `global_batch`.
     """
 
     epochs: int = 0
@@ -204,6 +207,7 @@ class FitConfig:
     peer_timeout: float = 300.0
     cache: bool = True
     seed: int = 0
+    strategy: str = "none"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Stopped(BaseException):
@@ -16,10 +16,19 @@ class Stop:
     Attributes:
         asked: whether it has been told.
         place: where the run goes on; empty where it begins anew.
+        together: whether all workers of the run stop here, from whether this one was told;
+            None where there are no others.
     """
 
     def __init__(self) -> None:
         self.asked, self.place, self._held = False, "", False
+        self.together: Callable[[bool], bool] | None = None
+
+    def wanted(self) -> bool:
+        """Whether the run stops after this batch; called once after each, on all workers."""
+        if self.together:
+            self.asked = self.together(self.asked)
+        return self.asked
 
     def ask(self) -> None:
         """From the main thread, such as a signal handler.

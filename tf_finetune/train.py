@@ -29,19 +29,21 @@ from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.loop import PhaseResult, fit_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
+from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.fit.steps import step_of
+from tf_finetune.fit.strategy import told_by_chief
 from tf_finetune.interpolated import interpolate_run, retained_scores
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.preflight import share_gpu
 from tf_finetune.results import evaluate, export, report, retention
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
+from tf_finetune.taking_part import Part, taking_part
 from tf_finetune.whole import written_whole
 
 
@@ -77,37 +79,34 @@ def fine_tune(
         Stopped: where `stop` was asked; the same call goes on.
     """
     config.validate()
-    run = Path(workdir)
-    finished = folder.prepare_workdir(run, config)
-    with contextlib.nullcontext() if finished else locked(run):
-        # It may have been finished while the lock was another's.
-        if finished or folder.prepare_workdir(run, config):
-            if data is not None:
-                check_same_data(run, config, data)
-            say(f"{run} holds this run, finished; nothing to do.")
-            return load_result(run)
-        return _fine_tuned(config, run, data, command, stop or Stop(), say)
+    with taking_part(config, Path(workdir), stop or Stop(), say) as part:
+        finished = told_by_chief(folder.prepare_workdir(part.folder, config))
+        with contextlib.nullcontext() if finished else locked(part.folder):
+            # It may have been finished while the lock was another's.
+            if not finished:
+                finished = told_by_chief(folder.prepare_workdir(part.folder, config))
+            if not finished:
+                return _fine_tuned(config, part, data, command)
+        part.scope.close()
+        if data is not None:
+            check_same_data(part.shared, config, data)
+        part.say(f"{part.shared} holds this run, finished; nothing to do.")
+        return load_result(part.shared)
 
 
-def _fine_tuned(
-    config: FineTuneConfig,
-    run: Path,
-    data: Any,
-    command: str,
-    stop: Stop,
-    say: Callable[[str], None],
-) -> FitResult:
+def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> FitResult:
     """`fine_tune`, in a folder that is this run's alone."""
     began = time.perf_counter()
+    run, say = part.folder, part.say
     check_folder(run / "export")
 
     # 1. Data and 2. model: everything that can be wrong is found here.
-    share_gpu(config)
     setup = set_up(config, run / "cache", data, say=say)
+    part.agree(setup.prepared.digest)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
     room = copies * bytes_of(task)
-    fitted, ongoing = begun(run, config, setup, room, stop=stop, say=say)
+    fitted, ongoing = begun(part, config, setup, room)
 
     # 3. Freeze and 4. fit, phase by phase.
     ready, earlier = time.perf_counter(), ongoing.state.seconds
@@ -126,6 +125,12 @@ def _fine_tuned(
     card = _evaluate(setup, config, beside, state.untuned)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
+    bound = replicated()
+    part.scope.close()
+    task = task.copied() if bound else task
+    if not part.chief:
+        history = folder.read_history(run)
+        return FitResult(metrics=card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
     parity = setup.texts(prepared.splits["test"][:64])

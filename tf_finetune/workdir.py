@@ -141,7 +141,7 @@ def _check_writable(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / _PROBE
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # other workers of the run may look at the same time
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
         raise UserError(

@@ -101,18 +101,32 @@ class CheckpointFiles:
             shutil.rmtree(left, ignore_errors=True)
         for number in sorted(self._numbers(), reverse=True):
             try:
-                arrays, facts = _read(self._path(number))
+                found = self.read(number)
             except UserError:
                 raise
-            except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-                reason = str(error).partition("\n")[0]
-                say(f"{self._path(number)} is damaged and is not used: {reason}")
+            except ValueError as error:
+                say(f"{self._path(number)} is damaged and is not used: {error}")
                 continue
             self._whole = [number]
-            return Checkpoint(number=number, arrays=arrays, facts=facts)
+            return found
         if self._numbers():
             say("no checkpoint is whole; the run begins anew")
         return None
+
+    def read(self, number: int) -> Checkpoint:
+        """The checkpoint of a number.
+
+        Raises:
+            ValueError: if it is not whole, saying how.
+            UserError: if it was written by another version of the format.
+        """
+        try:
+            arrays, facts = _read(self._path(number))
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise ValueError(str(error).partition("\n")[0]) from error
+        return Checkpoint(number=number, arrays=arrays, facts=facts)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest that are whole."""

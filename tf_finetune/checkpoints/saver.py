@@ -19,7 +19,7 @@ class Saver:
     """Writes checkpoints in a thread of its own, one at a time.
 
     Args:
-        files: where to.
+        files: where to; None writes nothing, on workers that are not the chief.
         every: updates between two of them; 0 goes by what they cost: the next is due
             when 50 times the seconds have passed that the last one took of the training's
             time and of a processor's, 10 seconds at least.
@@ -34,7 +34,7 @@ class Saver:
 
     def __init__(
         self,
-        files: CheckpointFiles,
+        files: CheckpointFiles | None,
         *,
         every: int = 0,
         say: Callable[[str], None] = print,
@@ -53,6 +53,8 @@ class Saver:
 
     def due(self, updates: int) -> bool:
         """Whether the phase is to be saved now, after so many of its updates."""
+        if not self._files:
+            return False
         if self._writing and not self._writing.done():
             return False
         self.wait()
@@ -67,11 +69,13 @@ class Saver:
             take: called at once.
             updates: of the phase that are done.
         """
+        if not self._files:
+            return
         began = self._clock()
         self.wait()
         arrays, facts = take()
         facts = copy.deepcopy(facts)
-        self._writing = self._thread.submit(self._write, arrays, facts)
+        self._writing = self._thread.submit(_write, self._files, arrays, facts)
         self._last, self._updates = self._clock(), updates
         self._cost = self.seconds = self._last - began
 
@@ -96,7 +100,8 @@ class Saver:
         self.wait()
         self._thread.shutdown()
 
-    def _write(self, arrays: Arrays, facts: Facts) -> float:
-        began = time.thread_time()
-        self._files.write(arrays, facts)
-        return time.thread_time() - began
+
+def _write(files: CheckpointFiles, arrays: Arrays, facts: Facts) -> float:
+    began = time.thread_time()
+    files.write(arrays, facts)
+    return time.thread_time() - began

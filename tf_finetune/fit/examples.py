@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_finetune.data.pipeline import Noise, Store, evaluation_dataset, training_dataset
 from tf_finetune.errors import UserError
+from tf_finetune.fit.steps import evaluating
 from tf_finetune.settings import FitConfig
 
 
@@ -141,5 +142,6 @@ def validation_figures(model: keras.Model, examples: Examples) -> dict[str, floa
     arrays = examples.validation if isinstance(examples.validation, tuple) else None
     names = ("x", "y", "sample_weight")
     data = dict(zip(names, arrays, strict=False)) if arrays else {"x": examples.validation}
-    found = model.evaluate(**data, batch_size=examples.batch_size, return_dict=True, verbose=0)
+    with evaluating(model):
+        found = model.evaluate(**data, batch_size=examples.batch_size, return_dict=True, verbose=0)
     return {f"val_{name}": float(np.asarray(value)) for name, value in found.items()}

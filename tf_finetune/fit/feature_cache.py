@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
+from tf_finetune.fit.replicas import on_all_replicas
 
 
 class FeatureStore:
@@ -32,13 +33,14 @@ def outputs_of(
 ) -> np.ndarray:
     """What a model gives in inference mode for some rows, in the order of `rows`.
 
-    Batches hold texts of similar length, so that little padding is computed.
+    Batches hold texts of similar length, so that little padding is computed. Under a
+    strategy each replica computes some rows of each batch, and every host gets all.
     """
     labels = np.zeros(int(rows.max()) + 1, "int8")
     dataset = evaluation_dataset(store, labels, rows, batch_size=batch_size)
     # Traced once for all shapes: `model.predict` would trace anew for several of them.
     step = tf.function(
-        lambda x: model(x, training=False),
+        on_all_replicas(lambda x: model(x, training=False)),
         input_signature=[dataset.element_spec[0]],
         autograph=False,
     )

@@ -35,6 +35,22 @@ def compiled_loss(compile_loss: Any, share: tf.Tensor | None) -> Any:
     return parts
 
 
+def tracked_losses(compile_loss: Any, share: tf.Tensor | None) -> Any:
+    """The same, but for the figures of single losses alone, which it updates.
+
+    They are means over batches: the parts of one count as often as one.
+
+    Args:
+        compile_loss: as in `compiled_loss`.
+        share: as in `compiled_loss`.
+    """
+    if share is None:
+        return compile_loss
+    parts = compiled_loss(compile_loss, share)
+    parts._metrics = [_OfPart(metric, share) for metric in compile_loss._metrics]
+    return parts
+
+
 def loss_of_part(
     loss: keras.losses.Loss,
     share: tf.Tensor | None,
@@ -59,13 +75,12 @@ def loss_of_part(
         raise UserError(
             f"loss {loss.name} {what} is not known to be a sum or a mean over examples, which "
             "parts of a batch could be added up to; use one with a value for each example, or "
-            "set micro_batch to 0."
+            "set micro_batch to 0 and train on one device."
         )
     total = tf.reduce_sum(values)
     if loss.reduction == "sum":
         return total
-    # Keras adds gradients up over replicas.
-    count = tf.size(values) * tf.distribute.get_strategy().num_replicas_in_sync
+    count = tf.maximum(tf.size(values), 1)  # a replica may have no rows
     return total / tf.cast(count, total.dtype) * tf.cast(share, total.dtype)
 
 
@@ -84,12 +99,13 @@ def own_losses(model: keras.Model, share: tf.Tensor | None) -> tf.Tensor:
         if losses and share is not None and not adds_up:
             raise UserError(
                 f"the layer {layer.name} has a loss of its own (add_loss), of which it is not "
-                "known how it adds up over parts of a batch; set micro_batch to 0, or make it "
-                "part of the loss."
+                "known how it adds up over parts of a batch; make it part of the loss, or set "
+                "micro_batch to 0 and train on one device."
             )
         found += [tf.reduce_sum(loss) for loss in losses]
     total = tf.add_n(found) if found else tf.constant(0.0)
-    return total if share is None else total * share
+    # A mean over no rows is none, but counts nothing.
+    return total if share is None else tf.math.multiply_no_nan(total, share)
 
 
 def _alike(given: Any) -> Any:
@@ -97,6 +113,18 @@ def _alike(given: Any) -> Any:
     made = object.__new__(type(given))
     made.__dict__.update(vars(given))
     return made
+
+
+class _OfPart:
+    """In place of a metric, whose values Keras has multiplied by the number of replicas."""
+
+    def __init__(self, metric: Any, share: tf.Tensor) -> None:
+        self._metric, self._share = metric, share
+
+    def update_state(self, value: tf.Tensor, sample_weight: Any = None) -> None:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        mean = tf.math.divide_no_nan(value, self._share * replicas)
+        self._metric.update_state(mean, sample_weight=self._share)
 
 
 class _Ignored:

@@ -11,6 +11,7 @@ import keras
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.data_copy import first_inputs
+from tf_finetune.fit.distribution import check_batch_norms, refuse_unsound
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
@@ -18,6 +19,7 @@ from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phases import repeated
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
+from tf_finetune.fit.service import served
 from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
@@ -69,6 +71,7 @@ def fit_phases(
     gradient_checkpointing: bool = False,
     ema: float = 0.0,
     steps_per_execution: int = 1,
+    data_service: str = "",
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -115,6 +118,7 @@ def fit_phases(
             phases end with them, as in `AveragedWeights`; 0 means none.
         steps_per_execution: updates in one call of TensorFlow, as in
             `keras.Model.compile`; an epoch's last call makes those that are left.
+        data_service: the address of a tf.data service that prepares `train`, as in `served`.
         say: where lines for people go.
 
     Returns:
@@ -125,6 +129,7 @@ def fit_phases(
             diverges in a phase's first epoch.
         AuditError: if a frozen variable changed or nothing that was to train moved.
     """
+    refuse_unsound()
     check_phases(list(phases), Phase, "phases")
     if gradient_checkpointing:
         check_tunes_blocks([phase.train for phase in phases], "gradient_checkpointing")
@@ -143,6 +148,8 @@ def fit_phases(
         monitor=monitor,
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
+    if data_service:
+        examples.train["x"] = served(train, data_service)
     step = Step(micro_batch=micro_batch, r_drop=r_drop, mixup=mixup)
     check_batch(step, examples)
     _build(model, train)
@@ -157,6 +164,7 @@ def fit_phases(
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
         check_step(model, step)
+        check_batch_norms(model)
         rate_of(phase, examples.steps)
         with frozen_dropout_off(groups):
             noisy.append(drops(model))

@@ -130,8 +130,10 @@ def check_recomputable(groups: Groups, inputs: Any = None) -> None:
         weights = [v.value for v in model.trainable_variables]
         return tape.gradient(outputs, weights)
 
+    replicas = tf.distribute.get_strategy()  # whose variables are known to each by itself
     with recomputed_blocks(groups):
-        tf.function(step, autograph=False).get_concrete_function(specs)
+        run = tf.function(lambda x: replicas.run(step, args=(x,)), autograph=False)
+        run.get_concrete_function(specs)
 
 
 def _recomputed(layer: keras.layers.Layer, call: _Call) -> _Call:

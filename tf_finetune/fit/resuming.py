@@ -14,6 +14,7 @@ from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.checkpoints.saver import Saver
 from tf_finetune.fit.audit import Snapshot
 from tf_finetune.fit.examples import Examples, validation_figures
+from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.watching import Watching
 from tf_finetune.stopping import Stop
 
@@ -119,14 +120,19 @@ class SaveState(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         done, steps = batch + 1, self._examples.steps
+        wanted = self._saving.stop.wanted()
+        if replicated():  # the metrics of each replica are its own: epochs' ends alone are saved
+            self._saving.stop.check()
+            return
         if done >= steps:
             return  # the epoch's end is saved
         updates = self._epoch * steps + done
-        if self._saving.stop.asked or (self._is_cheap() and self._saving.saver.due(updates)):
+        if wanted or (self._is_cheap() and self._saving.saver.due(updates)):
             self._save(self._epoch, done, updates)
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._saving.stop.check()
+        if self._saving.stop.wanted():
+            self._saving.stop.check()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self.model.stop_training or epoch + 1 == self.params["epochs"]:
@@ -148,7 +154,7 @@ class SaveState(keras.callbacks.Callback):
     def _variables(self) -> dict[str, Sequence[Any]]:
         return {
             "optimizer": self.model.optimizer.variables,
-            "metrics": self.model.metrics_variables,
+            "metrics": [] if replicated() else self.model.metrics_variables,
             # Such as what mixup draws from.
             "model": [v for v in self.model.variables if id(v) not in self._whole],
         }

@@ -6,21 +6,25 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.examples import Examples
+from tf_finetune.fit.distribution import check_alike, repaired
 from tf_finetune.fit.micro_batch import in_parts
 from tf_finetune.fit.mixup import draw
-from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses
+from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, tracked_losses
 from tf_finetune.fit.r_drop import Disagreement
+from tf_finetune.fit.replicas import count_of, replicated, summed
 from tf_finetune.model.freezing import drops
 from tf_finetune.model.task import TextTask
 from tf_finetune.settings import FitConfig
 from tf_finetune.value_checks import at_least, at_most_batch
+
+if TYPE_CHECKING:
+    from tf_finetune.fit.examples import Examples
 
 _KEEPS_STATISTICS = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
 
@@ -94,10 +98,20 @@ def check_batch(step: Step, examples: Examples) -> None:
 
 def check_step(model: keras.Model, step: Step) -> None:
     """Raises `UserError` where a model, whose `trainable` is set, cannot train by `step`."""
+    own = [
+        method
+        for method in ("train_step", "test_step", "compute_loss")
+        if getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method)
+    ]
+    if own and replicated():
+        raise UserError(
+            f"the model {type(model).__name__} has a {own[0]} of its own, which would see parts of "
+            f"batches as whole ones under a strategy; use Keras's own {own[0]}, or one device."
+        )
     if not step.settings:
         return
-    for method in ("train_step", "compute_loss"):
-        if getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method):
+    for method in own:
+        if method != "test_step":
             raise UserError(
                 f"{step.settings}, but the model {type(model).__name__} has a {method} of its "
                 f"own, which takes whole batches; set it to 0, or use Keras's own {method}."
@@ -130,8 +144,9 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
     Raises:
         UserError: as `check_step` does; from `fit`, before the first update, for a loss
             that is not fit for it.
+        AuditError: at the end, if replicas have come to different weights.
     """
-    if not step.settings:
+    if not step.settings and not replicated():
         yield
         return
     check_step(model, step)
@@ -142,22 +157,40 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
     try:
         model.train_step = functools.partial(_train_step, model, step, generator)
         model.train_function = None
-        yield
+        with repaired(model, model.train_step, functools.partial(_test_step, model)):
+            yield
+        check_alike(model)
     finally:
         model._seed_generators.remove(generator)
         del model.train_step
         model.train_function = None  # it holds the step
+        if replicated():
+            model.test_function = None
+
+
+def evaluating(model: keras.Model) -> contextlib.AbstractContextManager[None]:
+    """Within it, `evaluate` of a compiled model counts each example once on any strategy."""
+    return repaired(model, None, functools.partial(_test_step, model))
 
 
 def _train_step(
-    model: Any, step: Step, generator: keras.random.SeedGenerator, data: Any
+    model: Any,
+    step: Step,
+    generator: keras.random.SeedGenerator,
+    data: Any,
+    whole: tf.Tensor | None = None,
 ) -> dict[str, Any]:
-    """As `keras.Model.train_step`: one update, then the metrics so far."""
+    """As `keras.Model.train_step`: one update, then the metrics so far.
+
+    `whole` is what the rows here are of the whole batch, where others are elsewhere.
+    """
     x, y, sample_weight = batch = keras.utils.unpack_x_y_sample_weight(data)
     variables = model.trainable_weights
     model._symbolic_build(data_batch=data)  # the losses for each output, where not yet known
 
     def work(part: Any, share: tf.Tensor | None) -> tuple[list[Any], Any]:
+        if whole is not None:
+            share = whole if share is None else share * whole
         with tf.GradientTape() as tape:
             loss, y_pred = _forward(model, step, generator, part, share)
             scaled = model.optimizer.scale_loss(loss)
@@ -166,6 +199,8 @@ def _train_step(
     (loss, *gradients), y_pred = (
         in_parts(work, batch, step.micro_batch) if step.micro_batch else work(batch, None)
     )
+    if whole is not None:
+        gradients = summed(gradients)
     with tf.GradientTape() as tape:  # once, not once a part
         penalties = [v.regularizer(v) for v in variables if v.regularizer is not None]
         penalty = tf.add_n(penalties) if penalties else tf.constant(0.0)
@@ -173,12 +208,32 @@ def _train_step(
     for i, more in enumerate(tape.gradient(scaled, variables)):
         if more is not None:
             gradients[i] = more if gradients[i] is None else more + gradients[i]
-    if model._compile_loss.metrics:  # of single outputs
-        model._compile_loss(y, y_pred, sample_weight)
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    model._loss_tracker.update_state((loss + penalty) * replicas, sample_weight=_count(x))
+    _track(model, batch, y_pred, loss, penalty, whole)
     model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _test_step(model: Any, data: Any, whole: tf.Tensor) -> dict[str, Any]:
+    """As `keras.Model.test_step`, for a part of a batch as in `_train_step`."""
+    x, y, sample_weight = batch = keras.utils.unpack_x_y_sample_weight(data)
+    y_pred = model(x, training=False) if model._call_has_training_arg else model(x)
+    loss = compiled_loss(model._compile_loss, whole)(y, y_pred, sample_weight)
+    loss += own_losses(model, whole)
+    penalties = [v.regularizer(v) for v in model.trainable_weights if v.regularizer is not None]
+    _track(model, batch, y_pred, loss, tf.add_n(penalties) if penalties else 0.0, whole)
+    return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _track(
+    model: Any, batch: Any, y_pred: Any, loss: tf.Tensor, penalty: Any, whole: tf.Tensor | None
+) -> None:
+    """Takes losses into the epoch's means, in which each row counts once."""
+    x, y, sample_weight = batch
+    if model._compile_loss.metrics:  # of single outputs
+        tracked_losses(model._compile_loss, whole)(y, y_pred, sample_weight)
+    if whole is not None:
+        loss = tf.math.divide_no_nan(loss, whole)
+    model._loss_tracker.update_state(loss + penalty, sample_weight=count_of(x))
 
 
 def _forward(
@@ -191,7 +246,7 @@ def _forward(
     """The loss and the outputs of a part of a batch, or of the whole where `share` is None."""
     x, y, sample_weight = part
     losses = compiled_loss(model._compile_loss, share)
-    mixture = draw(step.mixup, _count(x), generator) if step.mixup else None
+    mixture = draw(step.mixup, count_of(x), generator) if step.mixup else None
     targets = mixture.targets(y, sample_weight) if mixture else [(1.0, y, sample_weight)]
     passes: list[Any] = []
     total = tf.constant(0.0)
@@ -226,11 +281,6 @@ def _disagreement(
     found = loss_of_part(Disagreement(losses[0].loss), share, first, second, sample_weight)
     weight = losses[0].loss_weights
     return found if weight is None else found * weight
-
-
-def _count(x: Any) -> tf.Tensor:
-    """Examples in a batch."""
-    return tf.shape(next(t for t in tf.nest.flatten(x) if t is not None))[0]
 
 
 def _shaped(gradient: Any, variable: keras.Variable) -> Any:

@@ -140,11 +140,22 @@ class TextTask(keras_hub.models.Task):
             outputs[chosen] = np.asarray(self(ids, training=False))
         return outputs
 
+    def copied(self) -> TextTask:
+        """The same model with variables of its own, made under the strategy of the moment."""
+        backbone = type(self.backbone).from_config(self.backbone.get_config())
+        # The configuration of a tokenizer lacks its vocabulary.
+        task = TextTask(backbone, self.preprocessor, name=self.name, **self._own_config())
+        task.set_weights(self.get_weights())
+        return task
+
     def get_config(self) -> dict:
+        config = self._own_config()
+        return {**super().get_config(), **config, "class_names": list(self.class_names)}
+
+    def _own_config(self) -> dict[str, Any]:
         return {
-            **super().get_config(),
             "kind": self.kind,
-            "class_names": list(self.class_names),
+            "class_names": self.class_names,
             "pooling": self.pooling,
             "dropout": self.dropout,
             "exact_gelu": self.exact_gelu,

@@ -1,0 +1,76 @@
+"""The same training on one device, on two, and in two processes."""
+
+import numpy as np
+import pytest
+
+from tests.distribution import cases
+
+PARITY = [case.__name__ for case in cases.PARITY]
+
+
+def of(arrays, case, kind):
+    return {k: v for k, v in arrays.items() if k.startswith(f"{case}/{kind}")}
+
+
+def assert_near(found, expected, tolerance):
+    assert found.keys() == expected.keys() != set()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
+def assert_equal(found, expected):
+    assert_near(found, expected, 0)
+
+
+@pytest.mark.parametrize("case", PARITY)
+def test_two_devices_train_as_one(case, one_device, two_devices):
+    assert_near(of(two_devices, case, "weight"), of(one_device, case, "weight"), 1e-6)
+    assert_near(of(two_devices, case, "history"), of(one_device, case, "history"), 1e-5)
+
+
+@pytest.mark.parametrize("case", PARITY)
+def test_two_processes_train_as_one_device(case, one_device, two_workers):
+    for worker in two_workers:
+        assert_near(of(worker, case, "weight"), of(one_device, case, "weight"), 1e-6)
+        assert_near(of(worker, case, "history"), of(one_device, case, "history"), 1e-5)
+
+
+@pytest.mark.parametrize("case", [*PARITY, "dropout", "overflow"])
+def test_workers_equal_each_other_bit_for_bit(case, two_workers):
+    first, second = (of(worker, case, "") for worker in two_workers)
+    assert_equal(second, first)
+
+
+def test_an_overflow_on_one_replica_skips_the_update_on_all(one_device, two_devices, two_workers):
+    steps = one_device["overflow/steps"]
+    assert 0 < steps[-1] < 10  # of 5 batches an epoch, some of which are too large
+    for found in (two_devices, *two_workers):
+        np.testing.assert_array_equal(found["overflow/steps"], steps)
+        # Half precision rounds the sums of parts otherwise.
+        assert_near(of(found, "overflow", "weight"), of(one_device, "overflow", "weight"), 2e-3)
+
+
+def test_replicas_have_dropout_of_their_own(one_device, two_devices):
+    ours, one = (of(found, "dropout", "weight") for found in (two_devices, one_device))
+    assert any(abs(ours[name] - one[name]).max() > 1e-3 for name in one)
+
+
+def test_outputs_are_in_order_on_every_worker(one_device, two_devices, two_workers):
+    for found in (two_devices, *two_workers):
+        np.testing.assert_allclose(
+            found["outputs/outputs"], one_device["outputs/outputs"], atol=1e-6
+        )
+
+
+def test_replicas_that_drift_apart_are_found(one_device, two_devices, two_workers):
+    assert str(one_device["diverged/said"]) == ""
+    for found in (two_devices, *two_workers):
+        assert "2 replicas no longer have the same weights" in str(found["diverged/said"])
+
+
+def test_refusals_under_a_strategy(one_device, two_devices, two_workers):
+    for name in ("unsynchronised", "own_step", "mean_by_weight", "added_loss"):
+        assert str(one_device[f"{name}/said"]) == ""
+        for found in (two_devices, *two_workers):
+            words = str(found[f"{name}/said"])
+            assert cases.REFUSED[name] in words, words
