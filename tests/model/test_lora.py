@@ -101,6 +101,27 @@ def test_the_file_holds_all_that_trained_and_little_else(tmp_path):
     np.testing.assert_array_equal(outputs(third), outputs(model))
 
 
+def test_the_file_holds_the_statistics_of_the_head(tmp_path):
+    def headed():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(6, activation="relu", name=f"block_{i}") for i in range(2)]
+        norm = keras.layers.BatchNormalization(name="norm")
+        head = [norm, keras.layers.Dense(2, name="logits")]
+        base = keras.Sequential([keras.Input((6,)), *layers], name="base")
+        return keras.Sequential([keras.Input((6,)), base, *head], name="model")
+
+    x = np.random.default_rng(0).normal(3.0, 2.0, (32, 6)).astype("float32")
+    model, other = headed(), headed()
+    add_lora(model, targets="re:block", backbone="base")
+    phase = Phase(train="lora", epochs=2, learning_rate=2e-2)
+    given = {"loss": LOSS, "backbone": "base", "batch_size": 8, "say": lambda line: None}
+    fit_phases(model, (x, (x[:, 0] > 3).astype("int32")), phases=[phase], **given)
+    save_adapter(model, tmp_path / "a.safetensors", backbone="base")
+    load_adapter(other, tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(other(x, training=False), model(x, training=False))
+    assert not np.array_equal(model.get_layer("norm").moving_mean, np.zeros(6))
+
+
 def conv_model():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8,), dtype="int32")

@@ -142,8 +142,10 @@ def save_adapter(
     layers = lora_layers(model)
     if not layers:
         raise UserError(f'the model "{model.name}" has no adapters; call add_lora first.')
-    set_trainable(layer_groups(model, backbone), "lora")
-    trained = {id(v) for v in model.trainable_variables}
+    groups = layer_groups(model, backbone)
+    set_trainable(groups, "lora")
+    # A head's statistics, too, which move while it trains.
+    trained = {id(v) for v in [*model.trainable_variables, *groups.weights()[-1]]}
     tensors = {name: v.numpy() for name, v in _named(model).items() if id(v) in trained}
     facts = {
         "format": _FORMAT,
