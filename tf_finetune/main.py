@@ -65,6 +65,8 @@ def run(argv: Sequence[str] | None = None) -> int:
             print(help_text())
         else:
             carry_out(command, stop)
+        if own_process:  # all is done
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.stdout.flush()
         return 0
     except Stopped:

@@ -18,7 +18,7 @@ from tests.reliability.killing import killed_and_resumed
 Command = Callable[..., list[str]]
 
 RECIPES = {
-    "full, shortly": ["--config.phases=full", "--config.fit.epochs=2", "--config.fit.ema=0.9"],
+    "full, shortly": ["--config.phases=full", "--config.fit.ema=0.9"],
     "probe_then_tune": ["--config.fit.ema=0.9", "--config.results.export=True"],
     "gradual": ["--config.phases=gradual", "--config.fit.r_drop=0.5"],
     "lora": ["--config.phases=lora", "--config.fit.patience=2"],
@@ -86,16 +86,18 @@ def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def check(whole: Whole, recipe: str, seed: int, kills: int, run: Path) -> int:
     """Kills a run, and compares its end; returns how often it was killed."""
     expected, given = whole.of(recipe), whole.command(run, *RECIPES[recipe])
-    how = {"seconds": whole.seconds[recipe], "quick": kills < 3}
-    done = killed_and_resumed(given, seed, kills, **how)
+    how = {"seconds": whole.seconds[recipe], "workdir": run}
+    done = killed_and_resumed(given, seed, kills, **how, in_training=kills < 3)
     assert done.status == 0, done.said
     assert not [text for text in done.said if "Traceback" in text], done.said
     assert differences(expected, run) == [], done.said
+    for text in done.said[1 : len(done.said) if kills < 3 else 0]:
+        assert "goes on from " in text
     return done.kills
 
 
 def test_a_few_kills(whole: Whole, tmp_path: Path) -> None:
-    assert check(whole, "full, shortly", 1, 2, tmp_path / "run") >= 1
+    assert check(whole, "full, shortly", 1, 2, tmp_path / "run") == 2
 
 
 @pytest.mark.slow
@@ -110,10 +112,10 @@ def test_forty_kills(whole: Whole, tmp_path: Path) -> None:
 def test_sigterm_saves_and_goes_on(whole: Whole, command: Command, tmp_path: Path) -> None:
     recipe, run = "full, shortly", tmp_path / "run"
     expected, given = whole.of(recipe), command(run, *RECIPES[recipe])
-    how = {"seconds": whole.seconds[recipe], "number": signal.SIGTERM, "quick": True}
+    how = {"workdir": run, "in_training": True, "number": signal.SIGTERM}
     done = killed_and_resumed(given, 3, 2, **how)
     assert done.status == 0, done.said
-    assert done.kills >= 1
+    assert done.kills == 2
     for text in done.said[: done.kills]:
         *_, last = text.strip().splitlines()
         assert last.startswith("tf-finetune: stopped by SIGTERM; the same command goes on from ")
