@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(*given.work, given.kinds)
+        strategy, file = given.work
+        work(strategy, file, given.kinds)
         return
     print("| Training | On | Largest difference | Workers equal | Seconds an update | Summed |")
     print("|---|---|---|---|---|---|")
