@@ -150,19 +150,26 @@ def _own_rows():
 
 
 def overflow():
-    """In half precision, with a row whose scaled gradients are too large for it."""
-    numbers = NUMBERS.copy()
-    numbers[16] = 3000.0
+    """In half precision, with rows whose scaled gradients are too large for it."""
+    numbers, classes = NUMBERS.copy(), CLASSES.copy()
+    numbers[16:18] = 3000.0
+    classes[16:18] = 0, 1  # one of them will be wrong
     keras.utils.set_random_seed(0)
     half = keras.layers.Dense(8, dtype="mixed_float16", kernel_initializer="random_normal")
-    model = keras.Sequential([keras.Input((3,)), half, keras.layers.Dense(3, "softmax")])
+    model = keras.Sequential([keras.Input((3,)), half, keras.layers.Dense(3)])
     steps = []
     watch = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: steps.append(int(model.optimizer.iterations.numpy()))
     )
     optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.1)
     arrays = trained(
-        model, batches(numbers, CLASSES), optimizer, epochs=2, callbacks=[watch], spike_guard=0
+        model,
+        batches(numbers, classes),
+        optimizer,
+        epochs=2,
+        callbacks=[watch],
+        spike_guard=0,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     return {k: v for k, v in arrays.items() if "history" not in k} | {"steps": np.array(steps)}
 

@@ -38,6 +38,8 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.replicas import (
     NOT_THE_SAME,
+    forget_loss,
+    keep_loss,
     mark_of,
     replicated,
     separate_seeds,
@@ -154,6 +156,7 @@ def repaired(model: Any, train: ReplicaStep | None, test: ReplicaStep) -> Iterat
         del strategy.experimental_distribute_dataset
         for name in own:
             vars(model).pop(name, None)
+        forget_loss(model)
         for optimizer in patched:
             vars(optimizer).pop(_REDUCE, None)
 
@@ -179,12 +182,13 @@ def _function(model: Any, step: ReplicaStep | None) -> Callable[[Any], dict[str,
         part = slice_of(batch)
         step(part, share_of(part, mark))
 
-    def run(*batches: Any) -> dict[str, Any]:
+    def run(*batches: Any) -> tuple[dict[str, Any], list[tf.Tensor]]:
         for batch in batches:
             mark = mark_of(batch) if several_hosts else tf.constant(0, tf.int64)
             strategy.run(on_replica, args=(batch, mark))
         # Read here, and not by a replica, they are sums over all replicas.
-        return model.get_metrics_result()
+        loss = [tf.convert_to_tensor(v.value) for v in model._loss_tracker.variables]
+        return model.get_metrics_result(), loss
 
     def function(iterator: Any) -> dict[str, Any]:
         batches = list(itertools.islice(iterator, model.steps_per_execution))
@@ -197,11 +201,13 @@ def _function(model: Any, step: ReplicaStep | None) -> Callable[[Any], dict[str,
             form = spec and [spec] * len(batches)
             traced[key] = tf.function(run, form, autograph=False, reduce_retracing=True)
         try:
-            return traced[key](*batches)
+            logs, loss = traced[key](*batches)
         except tf.errors.InvalidArgumentError as error:
             if NOT_THE_SAME in str(error):
                 raise UserError(NOT_THE_SAME) from None
             raise
+        keep_loss(model, loss)
+        return logs
 
     return function
 

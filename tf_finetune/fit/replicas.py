@@ -15,6 +15,7 @@ NOT_THE_SAME = (
     "(shuffle(n, seed=0), or keras.utils.set_random_seed(0) before)."
 )
 
+_LOSS = "_loss_so_far"
 # Of hashes: their squares, added up over replicas, must fit into an int64.
 _MARKS = 2**20
 
@@ -99,6 +100,25 @@ def summed(gradients: Sequence[Any]) -> list[Any]:
 def _sum(values: list[Any]) -> list[Any]:
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def loss_so_far(model: Any) -> list[float]:
+    """The sum and the count behind an epoch's mean loss, over all replicas.
+
+    Over hosts a metric that is read asks all of them; after a step it is known already.
+    """
+    known = vars(model).get(_LOSS) or [v.value for v in model._loss_tracker.variables]
+    return [float(value.numpy()) for value in known]
+
+
+def keep_loss(model: Any, loss: list[tf.Tensor]) -> None:
+    """Has `loss_so_far` give these, until the next step or `forget_loss`."""
+    object.__setattr__(model, _LOSS, loss)
+
+
+def forget_loss(model: Any) -> None:
+    """Has `loss_so_far` read the metric again."""
+    vars(model).pop(_LOSS, None)
 
 
 def on_all_replicas(function: Callable[[Any], tf.Tensor]) -> Callable[[Any], tf.Tensor]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.errors import UserError
 from tf_finetune.fit.averaging import AveragedWeights
+from tf_finetune.fit.replicas import loss_so_far
 
 # Batches whose median loss is what later ones are compared with.
 _FIRST = 20
@@ -140,8 +141,7 @@ class SpikeGuard(keras.callbacks.Callback):
 
     def _loss(self) -> float:
         """Of the last batch: what it added to the epoch's mean."""
-        tracker: Any = self.model.metrics[0]
-        total, count = float(tracker.total.numpy()), float(tracker.count.numpy())
+        total, count = loss_so_far(self.model)
         before, seen = self._seen
         self._seen = (total, count)
         return (total - before) / max(count - seen, 1e-12)
