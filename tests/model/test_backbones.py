@@ -72,7 +72,7 @@ def test_gelu_is_the_one_that_the_checkpoint_names(tmp_path, changes, exact):
         for layer in loaded.backbone._flatten_layers()
         if "gelu" in getattr(getattr(layer, "activation", None), "__name__", "")
     }
-    assert names == {"gelu" if exact else "gelu_approximate"}
+    assert names == {"_exact_gelu" if exact else "gelu_approximate"}
     assert loaded.exact_gelu is exact
 
 
