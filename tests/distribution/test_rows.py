@@ -21,4 +21,4 @@ def test_each_row_comes_from_one_server(two_devices):
 
 def test_workers_that_read_different_batches_are_told(two_workers):
     for found in two_workers:
-        assert str(found["unequal/said"]) == NOT_THE_SAME
+        assert str(found["unequal/said"]).endswith(NOT_THE_SAME)
