@@ -26,6 +26,14 @@ def interpolate_run(
     """Gives the network the best weights between those before tuning and its own."""
     network, splits, fit = setup.task.network, setup.prepared.splits, config.fit
     objective = objective_of(setup.task, fit.label_smoothing)
+    if not network.compiled:  # its phases have ended in a process before this one
+        network.compile(
+            loss=objective.loss,
+            loss_weights=objective.loss_weights,
+            metrics=objective.metrics,
+            steps_per_execution=fit.steps_per_execution,
+            jit_compile=False,
+        )
     floor, sign = fit.retained_floor, 1 if objective.mode == "max" else -1
 
     def figure_on(split: str) -> Callable[[], float]:
