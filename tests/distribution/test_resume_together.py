@@ -70,7 +70,8 @@ def wait_for(workdir: Path, phase: str, running: list[subprocess.Popen]) -> None
     end = time.monotonic() + SECONDS
     history = workdir / "metrics.jsonl"
     while not history.exists() or history.read_text().count(f'"phase": "{phase}"') < 3:
-        assert time.monotonic() < end and all(p.poll() is None for p in running)
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in running)
         time.sleep(0.01)
 
 
