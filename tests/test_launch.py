@@ -19,7 +19,8 @@ from tf_finetune.cluster import local
 from tf_finetune.launch import run
 
 _START = (
-    "import sys; from tf_finetune.launch import run; "
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # nohup, &
+    "from tf_finetune.launch import run; "
     "sys.exit(run(['tf-finetune-launch', *sys.argv[2:]], [sys.executable, *sys.argv[1].split()]))"
 )
 _WORKER = str(ROOT / "tests" / "cluster" / "worker.py")

@@ -71,16 +71,29 @@ def test_by_cost_the_next_waits_fifty_times_as_long_and_ten_seconds_at_least(fil
     assert made.due(1)
 
 
-def test_one_that_is_being_written_delays_the_next(files):
-    made = saver(files, every=1)
+def test_by_cost_one_that_is_being_written_delays_the_next(files):
+    clock = Clock()
+    made = saver(files, clock=clock)
     files.let.clear()
     made.save(lambda: ({}, 1), 1)
+    clock.now += 1000
     assert not made.due(5)
     files.let.set()
     made.wait()
     assert made.due(5)
     made.close()
     assert files.written == [1]
+
+
+def test_a_fixed_number_of_updates_waits_for_the_one_that_is_being_written(files):
+    made = saver(files, every=1)
+    files.let.clear()
+    made.save(lambda: ({}, 1), 1)
+    assert made.due(2)
+    threading.Timer(0.1, files.let.set).start()
+    made.save(lambda: ({}, 2), 2)
+    made.close()
+    assert files.written == [1, 2]
 
 
 def test_a_full_disk_is_said_once_and_tried_again(files):

@@ -258,6 +258,7 @@ def test_it_ends_with_the_best_epoch_and_without_validation_with_the_last():
 
 
 def test_a_users_metric_does_not_count_on_from_the_phase_before():
+    keras.utils.set_random_seed(0)
     model = functional()
     metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
     phase = Phase(epochs=6, learning_rate=0.5, schedule="constant")

@@ -186,7 +186,7 @@ def test_between_and_after_the_phases(
     run: Callable[..., list[str]],
     short: Path,
 ) -> None:
-    config = config_of(preset, epochs=1, save_every=0)
+    config = config_of(preset, epochs=1, save_every=1000, export=moment.name == "export")
     run("killed", config, moment)
     said = run("killed", config)
     phases = [line for line in said if line.startswith("phase tune: trainable")]
@@ -248,7 +248,8 @@ def test_asked_to_stop_it_saves_the_batch_and_what_the_guard_would_go_back_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Spiking(monkeypatch, 17)
-    config = config_of(preset, phases="full", save_every=0, probe_baseline=False)
+    # Nothing is saved but when asked, however slow the machine is.
+    config = config_of(preset, phases="full", save_every=1000, probe_baseline=False)
     run("whole", config)
     for name, call in (("on_train_batch_end", 15), ("on_test_batch_end", 1)):
         stop = Stop()
@@ -342,9 +343,10 @@ def test_other_versions_are_told(
 
 
 def test_precision_and_micro_batch_are_those_of_the_beginning(
-    begun: tuple[FineTuneConfig, Path], run: Callable[..., list[str]]
+    preset: Path, tmp_path: Path, run: Callable[..., list[str]]
 ) -> None:
-    config, folder = begun
+    config, folder = config_of(preset, epochs=1), tmp_path / "killed"
+    run("killed", config, Moment(train, "run_phase", 2))
     found = CheckpointFiles(folder / "checkpoints").newest()
     assert found
     found.facts["made"] |= {"precision": "bfloat16", "micro_batch": 3}

@@ -55,11 +55,11 @@ class Saver:
         """Whether the phase is to be saved now, after so many of its updates."""
         if not self._files:
             return False
+        if self.every:
+            return updates - self._updates >= self.every
         if self._writing and not self._writing.done():
             return False
         self.wait()
-        if self.every:
-            return updates - self._updates >= self.every
         return self._clock() - self._last >= max(_LEAST, _TIMES * self._cost)
 
     def save(self, take: Callable[[], tuple[Arrays, Facts]], updates: int = 0) -> None:
