@@ -44,7 +44,7 @@ test: install
 	$(PY) -m pytest -n 2 -m "not real and not slow"
 
 test-real: install
-	$(PY) -m pytest -n 2 -m real
+	$(PY) -m pytest -n 2 -m "real and not slow"
 
 test-all: install
 	$(PY) -m pytest -n 2 --cov --cov-report=term

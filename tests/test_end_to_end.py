@@ -98,11 +98,11 @@ def test_plan_foretells_the_run(workdir):
         trainable, frozen, updates = (int(number.replace(",", "")) for number in row)
         assert (trainable, trainable + frozen) == (phase["trainable"], phase["total"])
         assert updates == 4 * len(phase["history"])
-    (megabytes,) = re.findall(r"disk ([\d,.]+) MB", said)
-    # Best and last epoch may be one file under two names.
+    (megabytes,) = re.findall(r"disk up to ([\d,.]+) MB", said)
+    # So short a run has one checkpoint of all its weights, where two are kept beside a new one.
     files = {path.stat().st_ino: path.stat().st_size for path in workdir.rglob("*")}
     foretold = float(megabytes.replace(",", "")) * 1e6
-    assert 0.6 * foretold < sum(files.values()) < 1.1 * foretold
+    assert 0.3 * foretold < sum(files.values()) < 1.1 * foretold
 
 
 def test_predict_sentences(workdir, shares):

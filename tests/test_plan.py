@@ -52,7 +52,7 @@ def test_each_phase_has_its_parameters_updates_and_rate(planned):
 def test_the_whole_is_estimated_and_the_data_are_reported(planned):
     text, _ = planned
     assert re.search(r"estimated: \d+ s of training.*memory [\d.]+ GB", text)
-    (disk,) = re.findall(r"disk ([\d.,]+) MB in the run folder", text)
+    (disk,) = re.findall(r"disk up to ([\d.,]+) MB in the run folder", text)
     # A file of the head alone, one for each phase, the model and the export, checkpoints.
     (total,) = re.findall(r"^everything +([\d,]+)", text, re.MULTILINE)
     weights = 4 * (34 + (2 + 2 + 12) * int(total.replace(",", ""))) / 1e6

@@ -145,7 +145,7 @@ def _totals(config: FineTuneConfig, costs: list[dict[str, float]], cache: int) -
     return (
         f"estimated: {_minutes(seconds)} of training, within a third or so; memory "
         f"{max(cost['memory'] for cost in costs) / 1e9:.1f} GB (the most while planning); "
-        f"disk {disk / 1e6:,.1f} MB in the run folder"
+        f"disk up to {disk / 1e6:,.1f} MB in the run folder"
     )
 
 

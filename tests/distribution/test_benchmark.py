@@ -25,7 +25,7 @@ def assert_parity(found):
     for _, _, difference, equal, _, size in found:
         assert float(difference) <= 1e-6
         assert equal in ("-", "yes")
-        assert re.fullmatch(r"\d+\.\d MB \|", size)
+        assert re.fullmatch(r"\d+\.\d+ MB \|", size)
 
 
 @pytest.mark.real
