@@ -1,6 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 
 from tests.tiny import tiny_task
 from tf_finetune.config import Phase
@@ -98,6 +100,45 @@ def test_the_file_holds_all_that_trained_and_little_else(tmp_path):
     third, _ = network()
     add_lora(third, rank=2)
     load_adapter(third, file)
+    np.testing.assert_array_equal(outputs(third), outputs(model))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["add_lora", "enable_lora"])
+def test_the_file_holds_what_any_phase_trained(own, tmp_path):
+    def built():
+        model, _ = network()
+        if not own:  # as Keras's own way to adapters has it
+            for layer in model._flatten_layers():
+                if layer.name == "query":
+                    layer.enable_lora(2)
+        return model
+
+    model = built()
+    if own:
+        add_lora(model, rank=2)
+    start = values(model)
+    phases = [
+        Phase(train=selection, learning_rate=2e-2)
+        for selection in ("head", "lora", "bias", "re:transformer_layer_1.*intermediate.*kernel")
+    ]
+    given = {"loss": LOSS, "batch_size": 8, "say": lambda line: None}
+    fit_phases(model, (IDS, LABELS), phases=phases, **given)
+    changed = moved(model, start)
+    assert any(path.endswith("key/bias") for path in changed)
+    opened = [v.path for v in model.trainable_variables]
+    file = tmp_path / "adapter.safetensors"
+    save_adapter(model, file)
+    assert [v.path for v in model.trainable_variables] == opened
+    with safetensors.safe_open(file, "numpy") as held:
+        assert changed <= set(held.keys())
+    other, _ = network()
+    load_adapter(other, file)
+    np.testing.assert_array_equal(outputs(other), outputs(model))
+    assert not moved(other, values(model))
+    # What was loaded is part of what is saved from there.
+    save_adapter(other, tmp_path / "again.safetensors")
+    third, _ = network()
+    load_adapter(third, tmp_path / "again.safetensors")
     np.testing.assert_array_equal(outputs(third), outputs(model))
 
 
@@ -225,8 +266,6 @@ def test_files_that_do_not_fit(tmp_path):
     torn.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="is damaged"):
         load_adapter(model, torn)
-    import safetensors.numpy
-
     safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "plain")
     with pytest.raises(UserError, match="is no adapter"):
         load_adapter(model, tmp_path / "plain")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import keras
-import numpy as np
+
+from tf_finetune.model.digests import digest_of
 
 
 class AuditError(RuntimeError):
@@ -44,7 +44,7 @@ class Snapshot:
     def __init__(self, model: keras.Model, before: Sequence[str] | None = None) -> None:
         # By position: two layers of one model may have variables of the same path.
         self._weights = model.weights
-        self.digests = [*before] if before else [_digest(v) for v in self._weights]
+        self.digests = [*before] if before else [digest_of(v) for v in self._weights]
         self._trained = {id(v) for v in model.trainable_weights}
         self._free = {id(v) for v in kept_beside(model)}
 
@@ -61,7 +61,7 @@ class Snapshot:
         """
         changed, unmoved, moved, kept = [], [], 0, 0
         for variable, before in zip(self._weights, self.digests, strict=True):
-            same = _digest(variable) == before
+            same = digest_of(variable) == before
             if id(variable) in self._trained:
                 moved += not same
                 unmoved += [variable.path] * same
@@ -89,7 +89,3 @@ def kept_beside(model: keras.Model) -> list[keras.Variable]:
 def may_change(model: keras.Model) -> set[int]:
     """The ids of the weights that a phase may change; the others are proved the same."""
     return {id(v) for v in (*model.trainable_weights, *kept_beside(model))}
-
-
-def _digest(variable: keras.Variable) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(variable.numpy()).data, digest_size=16).hexdigest()

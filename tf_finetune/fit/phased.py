@@ -23,8 +23,9 @@ from tf_finetune.fit.service import served
 from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
 from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
+from tf_finetune.model.digests import remember
 from tf_finetune.model.flow import graph_of
-from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
+from tf_finetune.model.freezing import drops, frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.quantised import guard_saving
 from tf_finetune.optim.carry import State, another
 from tf_finetune.optim.l2_sp import anchors_of
@@ -155,6 +156,8 @@ def fit_phases(
     _build(model, train)
     check_strategy(model)
     guard_saving(model)
+    if lora_layers(model):  # by Keras's own `enable_lora`, perhaps
+        remember(model, anew=False)
     check_loss(model, loss, train)
     if mixup:
         body, end = place_of(model, first_inputs(train))

@@ -18,7 +18,8 @@ import safetensors.numpy
 from tf_finetune.errors import UserError
 from tf_finetune.model import quantised
 from tf_finetune.model.blocks import layer_groups, listed
-from tf_finetune.model.freezing import lora_layers, selected, set_trainable
+from tf_finetune.model.digests import changed, remember
+from tf_finetune.model.freezing import lora_layers, selected
 from tf_finetune.model.naming import variable_names
 from tf_finetune.whole import written_whole
 
@@ -83,6 +84,7 @@ def add_lora(
     for layer in found:
         layer.enable_lora(rank, lora_alpha=alpha)
     quantised.guard_saving(model)
+    remember(model)
     return found
 
 
@@ -127,9 +129,12 @@ def save_adapter(
     *,
     backbone: keras.Model | str | None = None,
 ) -> None:
-    """Writes the adapters, and all else that trained with them, as one safetensors file.
+    """Writes the adapters, and all else that trained, as one safetensors file.
 
-    Afterwards the adapters and the head are what is trainable.
+    It holds the adapters, the head, and every other weight that is not bit for bit what
+    it was when `add_lora` was called, in whichever phase it was trained. Where Keras's
+    `enable_lora` was called instead, that goes by the first `fit_phases` since; without
+    any, the file holds all weights.
 
     Args:
         model: with adapters.
@@ -142,10 +147,8 @@ def save_adapter(
     layers = lora_layers(model)
     if not layers:
         raise UserError(f'the model "{model.name}" has no adapters; call add_lora first.')
-    groups = layer_groups(model, backbone)
-    set_trainable(groups, "lora")
-    # A head's statistics, too, which move while it trains.
-    trained = {id(v) for v in [*model.trainable_variables, *groups.weights()[-1]]}
+    known = selected(layer_groups(model, backbone), "lora")
+    trained = {id(v) for v in [*known, *changed(model)]}
     tensors = {name: v.numpy() for name, v in _named(model).items() if id(v) in trained}
     facts = {
         "format": _FORMAT,
@@ -180,6 +183,7 @@ def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
         for path in paths:
             by_path[path].enable_lora(int(facts["rank"]), lora_alpha=float(facts["alpha"]))
         quantised.guard_saving(model)
+        remember(model)
     names = _named(model)
     for name, values in tensors.items():
         if name not in names or tuple(names[name].shape) != values.shape:
