@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_finetune import GradualUnfreezing, LayerwiseAdamW, UserError
+from tf_finetune.fit.audit import AuditError
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(64, 6)).astype("float32")
@@ -181,11 +182,92 @@ def test_gradual_opens_a_block_an_epoch():
     said = []
     fit(build(), GradualUnfreezing(say=said.append), epochs=5)
     total = 6 * 8 + 8 + 8 * 8 + 8 + 8 * 2 + 2
-    assert [line.split(" of ")[0] for line in said] == [
+    assert [line.split(" of ")[0] for line in said if "audit" not in line] == [
         "epoch 1: trainable 18",
         "epoch 2: trainable 90",
         f"epoch 3: trainable {total}",
     ]
+
+
+def test_each_stage_is_audited():
+    said = []
+    callback = GradualUnfreezing({0: "head", 1: "last:1", 3: "all"}, say=said.append)
+    fit(build(), callback, epochs=4)
+    assert [(a.trained_moved, a.frozen_unchanged) for a in callback.audits] == [
+        *((2, 4), (4, 2), (6, 0)),
+    ]
+    assert [line for line in said if "audit" in line] == [
+        "epochs 1 to 1: audit: 2 variables moved, 4 frozen bit-identical",
+        "epochs 2 to 3: audit: 4 variables moved, 2 frozen bit-identical",
+        "epochs 4 to 4: audit: 6 variables moved, 0 frozen bit-identical",
+    ]
+
+
+class Changing(keras.callbacks.Callback):
+    """Changes something in an epoch: a weight, or the rate."""
+
+    def __init__(self, epoch, change):
+        super().__init__()
+        self.at, self.change = epoch, change
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            self.change(self.model)
+
+
+def nudge(model):
+    model.weights[0].assign_add(model.weights[0] * 0 + 1)
+
+
+def test_a_frozen_variable_that_changes_fails_the_epoch():
+    with pytest.raises(AuditError, match=r"1 frozen variables changed: \['base/block_0/kernel'\]"):
+        audited([Changing(1, nudge)], {0: "head", 2: "all"})
+    assert audited.epochs == 1
+    audited([Changing(2, nudge)], {0: "head", 2: "all"})
+
+
+def test_a_stage_in_which_nothing_moves_fails():
+    with pytest.raises(AuditError, match=r'train="head": 2 of 2 variables were to train but'):
+        audited([], {0: "head", 2: "all"}, rate=0.0)
+    assert audited.epochs == 2
+    # One that moves late does not.
+    audited([Changing(1, faster)], {0: "head", 2: "all"}, rate=0.0)
+
+
+def faster(model):
+    model.optimizer.learning_rate = 0.1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_weights_brought_back_at_the_end_are_not_taken_for_a_defect(first):
+    class Stopping(keras.callbacks.Callback):
+        """As early stopping that brings back the weights of an earlier stage."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.best = self.best if epoch else self.model.get_weights()
+            self.model.stop_training = epoch == 2
+
+        def on_train_end(self, logs=None):
+            self.model.set_weights(self.best)
+
+    callback = audited([Stopping()], {0: "all", 1: "head"}, epochs=9, last=first)
+    assert [(a.trained_moved, a.frozen_unchanged) for a in callback.audits] == [(6, 0), (2, 4)]
+
+
+def audited(callbacks, schedule, *, rate=0.1, epochs=3, last=False):
+    """The callback after a fit beside others; counts the epochs that ended."""
+    audited.epochs = 0
+
+    class Count(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            audited.epochs += 1
+
+    model, ours = build(), quiet(schedule)
+    model.compile(keras.optimizers.SGD(rate), LOSS)
+    # What changes a weight at the start of an epoch comes after the stage has begun.
+    order = [*callbacks, ours] if last else [ours, *callbacks]
+    model.fit(X, Y, epochs=epochs, verbose=0, callbacks=[*order, Count()])
+    return ours
 
 
 @pytest.mark.parametrize("schedule", ["slow", {}, {1: "all"}])

@@ -26,6 +26,24 @@ class Audit:
     trained_moved: int
     unmoved: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        line = (
+            f"audit: {self.trained_moved} variables moved, "
+            f"{self.frozen_unchanged} frozen bit-identical"
+        )
+        if self.unmoved:
+            some = ", ".join(self.unmoved[:3])
+            line += f"; {len(self.unmoved)} were to train but did not move: {some}"
+        return line
+
+    def check_moved(self, *, strict: bool = True) -> None:
+        """Raises `AuditError` as `Snapshot.check` does."""
+        if self.unmoved and (strict or not self.trained_moved):
+            raise AuditError(
+                f"{len(self.unmoved)} of {self.trained_moved + len(self.unmoved)} variables were "
+                f"to train but did not move: {[*self.unmoved[:5]]}"
+            )
+
 
 class Snapshot:
     """The state of a model's weights when a phase begins.
@@ -59,6 +77,12 @@ class Snapshot:
             AuditError: naming frozen variables that changed, or trained ones
                 that did not move.
         """
+        audit = self.compare()
+        audit.check_moved(strict=strict)
+        return audit
+
+    def compare(self) -> Audit:
+        """As `check`, but what did not move is no error."""
         changed, unmoved, moved, kept = [], [], 0, 0
         for variable, before in zip(self._weights, self.digests, strict=True):
             same = digest_of(variable) == before
@@ -70,11 +94,6 @@ class Snapshot:
                 changed += [variable.path] * (not same)
         if changed:
             raise AuditError(f"{len(changed)} frozen variables changed: {sorted(changed)[:5]}")
-        if unmoved and (strict or not moved):
-            raise AuditError(
-                f"{len(unmoved)} of {len(self._trained)} variables were to train but did not "
-                f"move: {sorted(unmoved)[:5]}"
-            )
         return Audit(kept, moved, tuple(sorted(unmoved)))
 
 

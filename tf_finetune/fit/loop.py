@@ -289,10 +289,4 @@ def _summary(result: PhaseResult, monitor: str) -> str:
         if result.best_epoch
         else f"none of {len(result.history)} epochs was better than the start, which is kept"
     )
-    audit = (
-        f"{result.audit.trained_moved} variables moved, "
-        f"{result.audit.frozen_unchanged} frozen bit-identical"
-    )
-    if stuck := result.audit.unmoved:
-        audit += f"; {len(stuck)} were to train but did not move: {', '.join(stuck[:3])}"
-    return f"phase {result.name}: {best}, {figures}; {result.seconds:.0f} s; audit: {audit}"
+    return f"phase {result.name}: {best}, {figures}; {result.seconds:.0f} s; {result.audit}"

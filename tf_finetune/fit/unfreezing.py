@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import keras
 
 from tf_finetune.errors import UserError
+from tf_finetune.fit.audit import Audit, AuditError, Snapshot
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, set_trainable
 from tf_finetune.optim.layerwise import Layerwise
@@ -27,6 +28,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
     counts for each variable, and its `warmup_steps` has the rate of each rise from when it
     opens. Dropout in frozen layers stays as the model has it.
 
+    Each stage is audited as a phase of `fit_phases` is: at the end of each epoch what is
+    frozen must be bit-identical, and by the end of a stage something must have moved.
+
     Args:
         schedule: what trains from which epoch on, counted from 0, by the selections of
             `Phase.train`: `{0: "head", 1: "last:2", 3: "all"}`. `gradual` opens the
@@ -35,7 +39,12 @@ class GradualUnfreezing(keras.callbacks.Callback):
         batch_norm: `freeze`, `affine` or `update`, as in `Phase`.
         say: where lines for people go; None says nothing.
 
+    Attributes:
+        audits: of the stages that have ended.
+
     Raises:
+        AuditError: from `fit`, where a frozen variable changed, or in a whole stage
+            nothing moved.
         UserError: for a schedule that is empty, does not begin at epoch 0, selects
             nothing, or is longer than the training; or an optimiser that cannot open
             layers, or accumulates gradients over the end of an epoch. From `fit`, before
@@ -64,13 +73,15 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._given, self._backbone, self._batch_norm = schedule, backbone, batch_norm
         self._say = say or (lambda line: None)
         self._current: str | None = None
+        self._audit: Audit | None = None
+        self.audits: list[Audit] = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         check_strategy(self.model, self._inner())
         self._groups = layer_groups(self.model, self._backbone)
         self._schedule = self._stages()
         self._check_accumulation(self.params["steps"])
-        self._current = None
+        self._current, self._audit, self.audits = None, None, []
         opened: dict[int, keras.Variable] = {}
         for train in dict.fromkeys(self._schedule.values()):
             set_trainable(self._groups, train, self._batch_norm)
@@ -84,13 +95,33 @@ class GradualUnfreezing(keras.callbacks.Callback):
             return
         if self._current is not None:
             self._check_accumulation(int(self._inner()._iterations.numpy()))
-        self._current = train
+        self._end_stage()
+        self._current, self._first = train, epoch
         set_trainable(self._groups, train, self._batch_norm)
         self.model.make_train_function(force=True)
         trainable, total = count_parameters(self.model)
         self._say(
             f"epoch {epoch + 1}: trainable {trainable:,} of {total:,} ({trainable / total:.1%})"
         )
+        self._snapshot = Snapshot(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        # Of each epoch: at the end of training others may have brought back earlier weights.
+        self._audit, self._last = self._snapshot.compare(), epoch
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._end_stage()
+
+    def _end_stage(self) -> None:
+        if self._audit is None:
+            return
+        self._say(f"epochs {self._first + 1} to {self._last + 1}: {self._audit}")
+        try:
+            self._audit.check_moved(strict=False)
+        except AuditError as error:
+            raise AuditError(f'train="{self._current}": {error}') from None
+        self.audits.append(self._audit)
+        self._audit = None
 
     def _inner(self) -> keras.optimizers.Optimizer:
         outer = self.model.optimizer
