@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tf_finetune.config import Phase
+from tf_finetune.config_checks import PRECISIONS
 from tf_finetune.errors import UserError
 from tf_finetune.fit.data_copy import first_inputs
 from tf_finetune.fit.distribution import check_batch_norms, refuse_unsound
@@ -17,11 +18,12 @@ from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
+from tf_finetune.fit.phased_checks import check_callbacks, check_l2_sp, check_validation
 from tf_finetune.fit.phases import repeated
+from tf_finetune.fit.precision import body_computing_in, check_precision, resolve
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
 from tf_finetune.fit.service import served
 from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
-from tf_finetune.fit.unfreezing import GradualUnfreezing
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.digests import remember
 from tf_finetune.model.flow import graph_of
@@ -31,7 +33,7 @@ from tf_finetune.optim.carry import State, another
 from tf_finetune.optim.l2_sp import anchors_of
 from tf_finetune.optim.strategies import check_strategy
 from tf_finetune.phase_checks import check_phases, check_tunes_blocks
-from tf_finetune.value_checks import at_least, fraction, whole_number
+from tf_finetune.value_checks import fraction, one_of, whole_number
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -70,6 +72,7 @@ def fit_phases(
     mixup: float = 0.0,
     spike_guard: int = 3,
     gradient_checkpointing: bool = False,
+    precision: str | None = None,
     ema: float = 0.0,
     steps_per_execution: int = 1,
     data_service: str = "",
@@ -115,6 +118,9 @@ def fit_phases(
         gradient_checkpointing: keep of each block only what goes in and what comes out,
             and compute what lies between again in the backward pass (Chen et al. 2016,
             arXiv:1604.06174); with the same random numbers, so with the same gradients.
+        precision: `bfloat16`, `float16` (the loss is then scaled), `float32`, or `auto`, that
+            all but the head compute in while they train, as in `FitConfig`; variables must
+            be float32 and stay so. None leaves the layers as they are.
         ema: momentum, such as 0.99, of averaged weights: epochs are judged by them, and
             phases end with them, as in `AveragedWeights`; 0 means none.
         steps_per_execution: updates in one call of TensorFlow, as in
@@ -137,11 +143,14 @@ def fit_phases(
     phases = [dataclasses.replace(phase, name=phase.name or phase.train) for phase in phases]
     if mode not in ("auto", "max", "min"):
         raise UserError(f'mode is "{mode}"; allowed: auto, max, min.')
-    _check_callbacks(callbacks, phases)
-    _check_validation(validation, phases, monitor)
-    _check_l2_sp(l2_sp, optimizer)
+    check_callbacks(callbacks, phases)
+    check_validation(validation, phases, monitor)
+    check_l2_sp(l2_sp, optimizer)
     fraction("ema", ema)
     whole_number("steps_per_execution", steps_per_execution, 1)
+    if precision is not None:
+        one_of("precision", precision, PRECISIONS)
+        precision = resolve(precision)
     examples = given_examples(train, validation, batch_size, steps_per_epoch)
     objective = Objective(
         loss=loss,
@@ -172,10 +181,15 @@ def fit_phases(
         with frozen_dropout_off(groups):
             noisy.append(drops(model))
     check_noise(step, noisy)
+    traced = (gradient_checkpointing or precision) and not graph_of(model)
+    inputs = first_inputs(train) if traced else None
     if gradient_checkpointing:
         for phase in {phase.batch_norm: phase for phase in phases}.values():
             _open(model, groups, phase)
-            check_recomputable(groups, None if graph_of(model) else first_inputs(train))
+            check_recomputable(groups, inputs)
+    if precision is not None:
+        check_precision(precision, groups, inputs)
+        say(f"all but the head computes in {precision}")
     anchors = anchors_of(groups, phases, l2_sp)
     for line in repeated(phases):
         say(line)
@@ -199,6 +213,7 @@ def fit_phases(
         )
         with (
             frozen_dropout_off(groups),
+            body_computing_in(precision, groups),
             recomputed_blocks(groups, gradient_checkpointing),
             labels_explained(),
         ):
@@ -231,53 +246,6 @@ def _open(model: keras.Model, groups: Groups, phase: Phase) -> None:
             f'phase {phase.name}: train="{phase.train}" selects nothing that can train, only '
             "statistics or quantised weights; choose another selection."
         )
-
-
-def _check_callbacks(
-    callbacks: Sequence[keras.callbacks.Callback], phases: Sequence[Phase]
-) -> None:
-    for callback in callbacks:
-        name = type(callback).__name__
-        if isinstance(callback, GradualUnfreezing):
-            raise UserError(
-                f"callbacks holds a {name}; in fit_phases the phases say what trains. Leave it "
-                "out, or use it in model.fit."
-            )
-        if isinstance(
-            callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
-        ):
-            raise UserError(
-                f"callbacks holds a {name}, but each Phase has a schedule of its rate; leave it "
-                'out, or set schedule="plateau" in the phases.'
-            )
-
-
-def _check_l2_sp(l2_sp: float, optimizer: Any) -> None:
-    at_least("l2_sp", l2_sp, 0)
-    if optimizer is not None and (l2_sp or getattr(optimizer, "l2_sp", 0)):
-        raise UserError(
-            f"l2_sp is {l2_sp or optimizer.l2_sp:g}, but optimizer is a "
-            f"{type(optimizer).__name__} of your own; only the default optimiser is given the "
-            "weights to pull to. Leave optimizer out, or set l2_sp to 0."
-        )
-
-
-def _check_validation(validation: Any, phases: Sequence[Phase], monitor: str) -> None:
-    if not monitor.startswith("val_"):
-        raise UserError(
-            f'monitor is "{monitor}"; it must be val_loss, or val_ and the name of a metric.'
-        )
-    if validation is not None:
-        return
-    for phase in phases:
-        if phase.patience or phase.schedule == "plateau":
-            setting = "patience" if phase.patience else 'schedule="plateau"'
-            raise UserError(
-                f"phase {phase.name} has {setting}, but there is no validation to go by; give "
-                "validation, or leave it out."
-            )
-    if monitor != "val_loss":
-        raise UserError(f'monitor is "{monitor}", but there is no validation; give it.')
 
 
 def _build(model: keras.Model, train: Any) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tf_finetune.errors import UserError
+from tf_finetune.model.blocks import Groups
+from tf_finetune.model.flow import specs_of
 
 # Processors without these multiply bfloat16 by way of float32, which is slower.
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
@@ -50,13 +55,82 @@ def computing_in(precision: str, *models: keras.Model) -> Iterator[None]:
         precision: `float32`, `bfloat16` or `float16`.
         *models: those to switch; a head that is to stay in float32 is not among them.
     """
-    layers = [layer for model in models for layer in model._flatten_layers()]
-    before = [layer.dtype_policy for layer in layers]
+    with _switched([layer for model in models for layer in model._flatten_layers()], precision):
+        yield
+
+
+@contextlib.contextmanager
+def _switched(layers: list[keras.layers.Layer], precision: str) -> Iterator[None]:
+    # Not by the property: of a `DTypePolicyMap`, which layers share, it changes an entry.
+    before = [layer._dtype_policy for layer in layers]
     policy = keras.DTypePolicy("float32" if precision == "float32" else f"mixed_{precision}")
     try:
         for layer in layers:
-            layer.dtype_policy = policy
+            layer._dtype_policy = policy
         yield
     finally:
         for layer, old in zip(layers, before, strict=True):
-            layer.dtype_policy = old
+            layer._dtype_policy = old
+
+
+@contextlib.contextmanager
+def body_computing_in(precision: str | None, groups: Groups) -> Iterator[None]:
+    """As `computing_in`, for all of a model but its head, which keeps its type.
+
+    What Keras has compiled is forgotten at the end, so that `evaluate` and the like are
+    traced anew with the types of before.
+
+    Args:
+        precision: as in `computing_in`; None changes nothing.
+        groups: of the model.
+    """
+    if precision is None:
+        yield
+        return
+    body = {id(x) for part in groups.parts[:-1] for layer in part for x in layer._flatten_layers()}
+    head = {id(layer) for layer in groups.head}
+    # With the models around them, whose own computations are those of a body too.
+    layers = [
+        layer
+        for layer in groups.model._flatten_layers()
+        if id(layer) not in head and any(id(x) in body for x in layer._flatten_layers())
+    ]
+    try:
+        with _switched(layers, precision):
+            yield
+    finally:
+        model = groups.model
+        model.train_function = model.test_function = model.predict_function = None
+
+
+def check_precision(precision: str, groups: Groups, inputs: Any = None) -> None:
+    """Raises `UserError` for a model that cannot be told to compute in another type.
+
+    Args:
+        precision: as in `computing_in`.
+        groups: of the model.
+        inputs: a batch, for a model that does not say what it takes.
+    """
+    model, named = groups.model, f'precision is "{precision}", but '
+    if quantised := [x.path for x in model._flatten_layers() if x.quantization_mode]:
+        raise UserError(
+            f"{named}{quantised[0]} is quantised, and computes in a type of its own; leave "
+            "precision out."
+        )
+    others = [v for v in model.weights if "float" in v.dtype and v.dtype != "float32"]
+    if others:
+        raise UserError(
+            f"{named}{others[0].path} is a {others[0].dtype}; variables must be float32. Make the "
+            "model in float32, or leave precision out."
+        )
+    replicas = tf.distribute.get_strategy()
+    trace = tf.function(lambda x: replicas.run(lambda y: model(y, training=True), args=(x,)))
+    try:
+        with body_computing_in(precision, groups):
+            trace.get_concrete_function(specs_of(model, inputs))
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f'{named}the model "{model.name}" cannot compute in it: {first} Have it cast what it '
+            "makes itself to the type of its inputs, or leave precision out."
+        ) from None

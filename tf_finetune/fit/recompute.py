@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_finetune.errors import UserError
 from tf_finetune.model.blocks import Groups, listed
-from tf_finetune.model.flow import graph_of, size
+from tf_finetune.model.flow import graph_of, size, specs_of
 from tf_finetune.model.repeats import composite
 
 _Call = Callable[..., Any]
@@ -118,11 +118,6 @@ def check_recomputable(groups: Groups, inputs: Any = None) -> None:
             done twice.
     """
     model = groups.model
-    graph = graph_of(model)
-    specs = keras.tree.map_structure(
-        lambda x: tf.TensorSpec([None, *x.shape[1:]], tf.as_dtype(x.dtype)),
-        graph._inputs_struct if graph else inputs,
-    )
 
     def step(x: Any) -> list[tf.Tensor | None]:
         with tf.GradientTape() as tape:
@@ -133,7 +128,7 @@ def check_recomputable(groups: Groups, inputs: Any = None) -> None:
     replicas = tf.distribute.get_strategy()  # whose variables are known to each by itself
     with recomputed_blocks(groups):
         run = tf.function(lambda x: replicas.run(step, args=(x,)), autograph=False)
-        run.get_concrete_function(specs)
+        run.get_concrete_function(specs_of(model, inputs))
 
 
 def _recomputed(layer: keras.layers.Layer, call: _Call) -> _Call:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 Models = tuple[keras.layers.Layer, ...]
 
@@ -142,6 +143,20 @@ def graph_of(layer: Any) -> Any:
     """The graph of a Functional or Sequential model; None for anything else."""
     graph = layer._functional if isinstance(layer, keras.Sequential) else layer
     return graph if hasattr(graph, "_nodes_by_depth") else None
+
+
+def specs_of(model: keras.Model, inputs: Any = None) -> Any:
+    """What a model takes, for tracing it: the batch is of any size.
+
+    Args:
+        model: of any kind.
+        inputs: a batch, for a model that does not say what it takes.
+    """
+    graph = graph_of(model)
+    return keras.tree.map_structure(
+        lambda x: tf.TensorSpec([None, *x.shape[1:]], tf.as_dtype(x.dtype)),
+        graph._inputs_struct if graph else inputs,
+    )
 
 
 def cuts(calls: list[Call]) -> list[int]:

@@ -1,0 +1,61 @@
+"""What `fit_phases` refuses of its arguments before it looks at the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tf_finetune.config import Phase
+from tf_finetune.errors import UserError
+from tf_finetune.fit.unfreezing import GradualUnfreezing
+from tf_finetune.value_checks import at_least
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], phases: Sequence[Phase]) -> None:
+    """Raises `UserError` for a callback that would set what the phases set."""
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, GradualUnfreezing):
+            raise UserError(
+                f"callbacks holds a {name}; in fit_phases the phases say what trains. Leave it "
+                "out, or use it in model.fit."
+            )
+        if isinstance(
+            callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
+        ):
+            raise UserError(
+                f"callbacks holds a {name}, but each Phase has a schedule of its rate; leave it "
+                'out, or set schedule="plateau" in the phases.'
+            )
+
+
+def check_l2_sp(l2_sp: float, optimizer: Any) -> None:
+    """Raises `UserError` where an optimiser of the user's own would have to pull."""
+    at_least("l2_sp", l2_sp, 0)
+    if optimizer is not None and (l2_sp or getattr(optimizer, "l2_sp", 0)):
+        raise UserError(
+            f"l2_sp is {l2_sp or optimizer.l2_sp:g}, but optimizer is a "
+            f"{type(optimizer).__name__} of your own; only the default optimiser is given the "
+            "weights to pull to. Leave optimizer out, or set l2_sp to 0."
+        )
+
+
+def check_validation(validation: Any, phases: Sequence[Phase], monitor: str) -> None:
+    """Raises `UserError` where phases would go by figures that there will not be."""
+    if not monitor.startswith("val_"):
+        raise UserError(
+            f'monitor is "{monitor}"; it must be val_loss, or val_ and the name of a metric.'
+        )
+    if validation is not None:
+        return
+    for phase in phases:
+        if phase.patience or phase.schedule == "plateau":
+            setting = "patience" if phase.patience else 'schedule="plateau"'
+            raise UserError(
+                f"phase {phase.name} has {setting}, but there is no validation to go by; give "
+                "validation, or leave it out."
+            )
+    if monitor != "val_loss":
+        raise UserError(f'monitor is "{monitor}", but there is no validation; give it.')
