@@ -57,17 +57,40 @@ def test_nothing_is_tried_where_it_fits_comfortably_or_is_set(preset, setup, tri
 
 
 @pytest.mark.parametrize(("asked", "free"), [(FIND, 8 * GB), (0, 1000), (FIND, None)])
-def test_rows_are_halved_until_they_fit(preset, setup, tries, asked, free):
+def test_the_most_rows_that_fit_are_found(preset, setup, tries, asked, free):
     tries.free, tries.most = free, 3
     fit, said = chosen(preset, setup, micro_batch=asked, global_batch=20)
-    assert tries.rows == [20, 10, 5, 2]
+    # In 1, 2, ... parts: 20, 10, 7, 5, 4, 3, 2, 1.
+    assert tries.rows == [20, 4, 2, 3]
     assert set(tries.usable) == {None if free is None else int(0.9 * free)}
-    assert (fit.micro_batch, fit.global_batch) == (2, 20)
+    assert (fit.micro_batch, fit.global_batch) == (3, 20)
     assert "phase tune" in said[0]
-    assert said[1:4] == [f"memory: {n} rows at a time do not fit" for n in (20, 10, 5)]
-    assert "2 rows at a time fit" in said[4]
+    assert said[1:5] == [
+        "memory: 20 rows at a time do not fit",
+        "memory: 4 rows at a time do not fit",
+        "memory: 2 rows at a time fit, in a process that takes 0.0 GB",
+        "memory: 3 rows at a time fit, in a process that takes 0.0 GB",
+    ]
+    assert said[5] == "memory: 3 rows go through at a time"
     tries.most = 20
     assert chosen(preset, setup, micro_batch=asked)[0].micro_batch == 0  # whole
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16, 17, 31, 48, 256])
+def test_in_few_trials_no_fewer_parts_would_fit(batch):
+    """Also of a batch that only 1 divides."""
+    for most in range(batch + 1):
+        tried, said = [], []
+
+        def peak(rows, most=most, tried=tried):
+            tried.append(rows)
+            return 10**6 if rows <= most else None
+
+        rows = preflight._most(batch, peak, said.append)
+        assert rows <= most
+        assert bool(rows) == bool(most)
+        assert not most or -(-batch // rows) == -(-batch // most)
+        assert len(tried) == len(set(tried)) == len(said) <= 6
 
 
 def test_too_little_for_a_single_row_is_refused_with_the_mends(preset, tries, tmp_path):

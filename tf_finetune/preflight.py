@@ -7,6 +7,7 @@ tries the one that `fitting` has written into a folder.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 import os
@@ -71,7 +72,7 @@ def fitting(
 
     Nothing is tried where one is set, or where by the estimate all rows of an update
     fit comfortably. Else the update that takes most is made in a process of its own, on
-    the longest rows; its rows are halved until it fits. `global_batch` stays.
+    the longest rows, to find how many fit at a time. `global_batch` stays.
 
     Args:
         config: of the run.
@@ -94,15 +95,37 @@ def fitting(
     )
     with tempfile.TemporaryDirectory(prefix="tf_finetune-preflight-") as name:
         _write(Path(name), config, setup, phase)
-        rows = fit.global_batch
-        while (peak := attempt(Path(name), rows, usable)) is None:
-            say(f"memory: {rows} rows at a time do not fit")
-            if rows == 1:
-                raise UserError(_mends(config, setup, free))
-            rows //= 2
-    say(f"memory: {rows} rows at a time fit, in a process that takes {_gb(peak)}")
+        rows = _most(fit.global_batch, lambda rows: attempt(Path(name), rows, usable), say)
+    if not rows:
+        raise UserError(_mends(config, setup, free))
+    say(f"memory: {rows} rows go through at a time")
     chosen = 0 if rows == fit.global_batch else rows
     return dataclasses.replace(config, fit=dataclasses.replace(fit, micro_batch=chosen))
+
+
+def _most(batch: int, peak: Callable[[int], int | None], say: Callable[[str], None]) -> int:
+    """The rows at a time with which a batch goes through in the fewest parts, 0 if none fit.
+
+    Parts are as even as can be: more rows in the first ones would take more memory, and
+    no less time.
+
+    Args:
+        batch: rows of an update.
+        peak: bytes that so many rows at a time take; None where they do not fit.
+        say: where lines for people go.
+    """
+
+    def fits(rows: int) -> bool:
+        found = peak(rows)
+        how = "do not fit" if found is None else f"fit, in a process that takes {_gb(found)}"
+        say(f"memory: {rows} rows at a time {how}")
+        return found is not None
+
+    if fits(batch):
+        return batch
+    sizes = sorted({-(-batch // parts) for parts in range(2, batch + 1)}, reverse=True)
+    first = bisect.bisect_left(sizes, True, key=fits)
+    return sizes[first] if first < len(sizes) else 0
 
 
 def attempt(folder: Path, rows: int, usable: int | None) -> int | None:
