@@ -1,4 +1,4 @@
-"""A random BERT small enough for unit tests, and texts that it can learn."""
+"""Random models small enough for unit tests, and texts that one can learn."""
 
 import keras
 import keras_hub
@@ -46,3 +46,16 @@ def tiny_texts(count=64, seed=0):
         texts.append(" ".join(words))
         labels.append(i % 2)
     return texts, np.array(labels, "int32")
+
+
+def two_headed():
+    """With an embedding that is used twice, and every kind of regulariser."""
+    keras.utils.set_random_seed(0)
+    ids, numbers = keras.Input((5,), dtype="int32", name="i"), keras.Input((3,), name="n")
+    table = keras.layers.Embedding(11, 4, embeddings_regularizer=keras.regularizers.L2(0.01))
+    mean = keras.layers.GlobalAveragePooling1D()(table(ids))
+    other = keras.layers.Flatten()(table(ids[:, :2]))
+    x = keras.layers.Concatenate()([mean, other, numbers])
+    x = keras.layers.Dense(8, "tanh", activity_regularizer=keras.regularizers.L2(0.1))(x)
+    a = keras.layers.Dense(3, name="a", kernel_regularizer="l2")(x)
+    return keras.Model([ids, numbers], {"a": a, "b": keras.layers.Dense(2, name="b")(x)})

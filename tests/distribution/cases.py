@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.tiny import two_headed
 from tf_finetune import Phase, UserError, fit_phases
 from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.distribution import check_alike
@@ -40,19 +41,6 @@ def one_headed(*more):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(8, "tanh"), *more, keras.layers.Dense(3, "softmax")]
     return keras.Sequential([keras.Input((3,)), *layers])
-
-
-def two_headed():
-    """With an embedding that is used twice, and every kind of regulariser."""
-    keras.utils.set_random_seed(0)
-    ids, numbers = keras.Input((5,), dtype="int32", name="i"), keras.Input((3,), name="n")
-    table = keras.layers.Embedding(11, 4, embeddings_regularizer=keras.regularizers.L2(0.01))
-    mean = keras.layers.GlobalAveragePooling1D()(table(ids))
-    other = keras.layers.Flatten()(table(ids[:, :2]))
-    x = keras.layers.Concatenate()([mean, other, numbers])
-    x = keras.layers.Dense(8, "tanh", activity_regularizer=keras.regularizers.L2(0.1))(x)
-    a = keras.layers.Dense(3, name="a", kernel_regularizer="l2")(x)
-    return keras.Model([ids, numbers], {"a": a, "b": keras.layers.Dense(2, name="b")(x)})
 
 
 def trained(model, train, optimizer=None, epochs=3, rate=0.1, validation=None, **options):

@@ -78,8 +78,8 @@ def bert(**options):
     return keras.Model(backbone.inputs, keras.layers.Dense(2)(pooled))
 
 
-def opt(**options):
-    backbone = keras_hub.models.OPTBackbone(
+def hub(family, **options):
+    backbone = family(
         vocabulary_size=11,
         num_layers=2,
         num_heads=2,
@@ -87,22 +87,17 @@ def opt(**options):
         intermediate_dim=16,
         dropout=0.4,
         max_sequence_length=8,
+        **options,
     )
     return keras.Model(backbone.inputs, keras.layers.Dense(2)(backbone.output))
+
+
+def opt(**options):
+    return hub(keras_hub.models.OPTBackbone)
 
 
 def deberta(**options):
-    backbone = keras_hub.models.DebertaV3Backbone(
-        vocabulary_size=11,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=8,
-        intermediate_dim=16,
-        dropout=0.4,
-        max_sequence_length=8,
-        bucket_size=4,
-    )
-    return keras.Model(backbone.inputs, keras.layers.Dense(2)(backbone.output))
+    return hub(keras_hub.models.DebertaV3Backbone, bucket_size=4)
 
 
 MODELS = [blocks, nested, Own, bert, opt, deberta]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tiny import tiny_backbone, tiny_preprocessor, tiny_texts
+from tests.tiny import tiny_backbone, tiny_preprocessor, tiny_texts, two_headed
 from tf_finetune import LayerwiseAdamW, Phase, UserError, fit_phases
 from tf_finetune.fit.steps import Step, training_by
 
@@ -20,19 +20,6 @@ CLASSES = RANDOM.integers(0, 3, 22)
 VALUES = RANDOM.normal(size=(22, 2)).astype("float32")
 WEIGHTS = RANDOM.uniform(0.1, 2.0, 22).astype("float32")
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def two_headed():
-    """With an embedding that is used twice, and every kind of regulariser."""
-    keras.utils.set_random_seed(0)
-    ids, numbers = keras.Input((5,), dtype="int32", name="i"), keras.Input((3,), name="n")
-    table = keras.layers.Embedding(11, 4, embeddings_regularizer=keras.regularizers.L2(0.01))
-    mean = keras.layers.GlobalAveragePooling1D()(table(ids))
-    other = keras.layers.Flatten()(table(ids[:, :2]))
-    x = keras.layers.Concatenate()([mean, other, numbers])
-    x = keras.layers.Dense(8, "tanh", activity_regularizer=keras.regularizers.L2(0.1))(x)
-    a = keras.layers.Dense(3, name="a", kernel_regularizer="l2")(x)
-    return keras.Model([ids, numbers], {"a": a, "b": keras.layers.Dense(2, name="b")(x)})
 
 
 def one_headed(*more, units=3):
