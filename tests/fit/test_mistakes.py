@@ -93,6 +93,16 @@ MISTAKES = {
         "warmup_steps is 10, but there are 10 updates in all",
         "a warm-up as long as the training",
     ),
+    "warm-up longer than what opens last trains": (
+        callback({0: "head", 1: "all"}, LayerwiseAdamW(warmup_steps=2), size=16),
+        "warmup_steps=2, but what opens last trains for 2 updates",
+        "a warm-up as long as the training",
+    ),
+    "warm-up of variables longer than all phases": (
+        phases(Phase(), Phase(epochs=2), optimizer=LayerwiseAdamW(warmup_steps=3)),
+        "warmup_steps=3, but what opens last trains for 3 updates",
+        "a warm-up as long as the training",
+    ),
     "warm-up of all": (phases(Phase(warmup=1.0)), r"phases\[0\].warmup is 1.0; .* below 1", ""),
     "negative multiplier": (
         multiplied(-0.5),

@@ -31,6 +31,7 @@ from tf_finetune.model.freezing import drops, frozen_dropout_off, lora_layers, s
 from tf_finetune.model.quantised import guard_saving
 from tf_finetune.optim.carry import State, another
 from tf_finetune.optim.l2_sp import anchors_of
+from tf_finetune.optim.schedules import check_warm_up
 from tf_finetune.optim.strategies import check_strategy
 from tf_finetune.phase_checks import check_phases, check_tunes_blocks
 from tf_finetune.value_checks import fraction, one_of, whole_number
@@ -181,6 +182,7 @@ def fit_phases(
         with frozen_dropout_off(groups):
             noisy.append(drops(model))
     check_noise(step, noisy)
+    check_warm_up(optimizer, examples.steps * sum(phase.epochs for phase in phases))
     traced = (gradient_checkpointing or precision) and not graph_of(model)
     inputs = first_inputs(train) if traced else None
     if gradient_checkpointing:

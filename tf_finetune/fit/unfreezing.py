@@ -11,6 +11,7 @@ from tf_finetune.fit.audit import Audit, AuditError, Snapshot
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, set_trainable
 from tf_finetune.optim.layerwise import Layerwise
+from tf_finetune.optim.schedules import check_warm_up
 from tf_finetune.optim.strategies import check_strategy
 
 
@@ -81,6 +82,10 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._groups = layer_groups(self.model, self._backbone)
         self._schedule = self._stages()
         self._check_accumulation(self.params["steps"])
+        if batches := self.params["steps"]:
+            last = (self.params["epochs"] - max(self._schedule)) * batches
+            every = getattr(self._inner(), "gradient_accumulation_steps", None) or 1
+            check_warm_up(self._inner(), last // every)
         self._current, self._audit, self.audits = None, None, []
         opened: dict[int, keras.Variable] = {}
         for train in dict.fromkeys(self._schedule.values()):

@@ -114,6 +114,21 @@ def rate_schedule(
     return PiecewiseLinear(steps, rates)
 
 
+def check_warm_up(optimizer: keras.optimizers.Optimizer | None, updates: int) -> None:
+    """Raises `UserError` for a warm-up of each variable that training ends in.
+
+    Args:
+        optimizer: with or without `warmup_steps`, as `LayerwiseAdamW` has.
+        updates: of what trains for the fewest of them.
+    """
+    steps = getattr(optimizer, "warmup_steps", 0)
+    if steps and steps >= updates:
+        raise UserError(
+            f"the optimizer has warmup_steps={steps}, but what opens last trains for {updates} "
+            "updates, of which none would have the full rate; lower it, or train longer."
+        )
+
+
 def _cosine(
     peak: float, warmup_steps: int, total_steps: int
 ) -> keras.optimizers.schedules.CosineDecay:
