@@ -6,6 +6,7 @@ import pytest
 
 from tests import runs
 from tests.runs import config_for
+from tf_finetune.assemble import set_up
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.model import backbones
@@ -50,6 +51,14 @@ def test_lora_trains_adapters_and_ships_a_plain_model(preset, tmp_path):
     other = train(config_for(preset, phases="probe", probe_epochs=1), tmp_path / "other").model
     load_adapter(other.network, tmp_path / "run" / "adapter.safetensors")
     np.testing.assert_allclose(other.predict(TEXTS), result.model.predict(TEXTS), atol=1e-5)
+
+
+def test_an_adapter_holds_what_the_phases_around_it_trained(preset, tmp_path):
+    phases = tuple(Phase(train=train, learning_rate=2e-2) for train in ("bias", "lora", "norm"))
+    result = train(config_for(preset, phases=phases, lora_rank=2), tmp_path / "run")
+    fresh = set_up(config_for(preset, phases="probe"), tmp_path, runs.classes()).task
+    load_adapter(fresh.network, tmp_path / "run" / "adapter.safetensors")
+    np.testing.assert_allclose(fresh.predict(TEXTS), result.model.predict(TEXTS), atol=1e-5)
 
 
 def test_interpolation_ends_no_worse_on_validation(preset, tmp_path):
