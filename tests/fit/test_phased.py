@@ -137,6 +137,19 @@ def test_what_it_takes_as_data(train):
     assert int(model.optimizer.iterations.numpy()) == 8
 
 
+def test_a_recipe_by_its_name():
+    """With as many blocks, epochs and updates as the model and its data have."""
+    given = {"loss": LOSS, "batch_size": 16, "say": lambda line: None}
+    result = fit_phases(nested(), TRAIN, HELD_OUT, "gradual", **given)
+    assert [(phase.name, phase.train) for phase in result.phases] == [
+        *(("probe", "head"), ("open 1", "last:1"), ("open 2", "last:2"), ("open 3", "last:3")),
+        ("tune", "all"),
+    ]
+    assert [len(phase.history) for phase in result.phases] == [50, 1, 1, 1, 20]
+    with pytest.raises(UserError, match=r'phases is "gradul"; allowed.*Did you mean "gradual"'):
+        fit_phases(nested(), TRAIN, HELD_OUT, "gradul", **given)
+
+
 class Counted(keras.utils.PyDataset):
     """Its batches depend on how often it was read."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tf_finetune.config import Phase
+from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.config_checks import PRECISIONS
 from tf_finetune.errors import UserError
 from tf_finetune.fit.data_copy import first_inputs
@@ -19,7 +19,7 @@ from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phased_checks import check_callbacks, check_l2_sp, check_validation
-from tf_finetune.fit.phases import repeated
+from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.fit.precision import body_computing_in, check_precision, resolve
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
 from tf_finetune.fit.service import served
@@ -54,7 +54,7 @@ def fit_phases(
     model: keras.Model,
     train: Any,
     validation: Any = None,
-    phases: Sequence[Phase] = (),
+    phases: Sequence[Phase] | str = (),
     *,
     loss: Any,
     metrics: Any = None,
@@ -93,7 +93,8 @@ def fit_phases(
         train: a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, or a tuple of
             arrays (x, y) or (x, y, sample_weight), which are shuffled.
         validation: likewise; without it each phase keeps its last epoch.
-        phases: at least one.
+        phases: at least one; or the name of a recipe as in `FineTuneConfig`, with the rates
+            and epochs that `FitConfig` has by default.
         loss: as in `keras.Model.compile`.
         metrics: as in `keras.Model.compile`.
         optimizer: whose settings, but for the rate, each phase's optimiser has;
@@ -138,7 +139,12 @@ def fit_phases(
         AuditError: if a frozen variable changed or nothing that was to train moved.
     """
     refuse_unsound()
-    check_phases(list(phases), Phase, "phases")
+    check_phases(phases if isinstance(phases, str) else list(phases), Phase, "phases")
+    examples = given_examples(train, validation, batch_size, steps_per_epoch)
+    if isinstance(phases, str):
+        _build(model, train)
+        blocks = len(layer_groups(model, backbone).blocks)
+        phases = phases_of(FineTuneConfig(phases=phases), blocks, examples.steps)
     if gradient_checkpointing:
         check_tunes_blocks([phase.train for phase in phases], "gradient_checkpointing")
     phases = [dataclasses.replace(phase, name=phase.name or phase.train) for phase in phases]
@@ -152,7 +158,6 @@ def fit_phases(
     if precision is not None:
         one_of("precision", precision, PRECISIONS)
         precision = resolve(precision)
-    examples = given_examples(train, validation, batch_size, steps_per_epoch)
     objective = Objective(
         loss=loss,
         metrics=metrics,
