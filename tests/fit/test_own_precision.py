@@ -133,6 +133,7 @@ def raw():
         (nested, "half", 'precision is "half"; allowed: auto, float32, bfloat16, float16'),
         (quantised, "bfloat16", "dense.* is quantised, and computes in a type of its own"),
         (lambda: nested("float64"), "float16", "kernel is a float64; variables must be float32"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "bfloat16", "all of .* is a head"),
         (raw, "bfloat16", "cannot compute in it: .*cast what it makes itself"),
     ],
 )

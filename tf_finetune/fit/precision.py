@@ -87,20 +87,23 @@ def body_computing_in(precision: str | None, groups: Groups) -> Iterator[None]:
     if precision is None:
         yield
         return
-    body = {id(x) for part in groups.parts[:-1] for layer in part for x in layer._flatten_layers()}
-    head = {id(layer) for layer in groups.head}
-    # With the models around them, whose own computations are those of a body too.
-    layers = [
-        layer
-        for layer in groups.model._flatten_layers()
-        if id(layer) not in head and any(id(x) in body for x in layer._flatten_layers())
-    ]
     try:
-        with _switched(layers, precision):
+        with _switched(_body(groups), precision):
             yield
     finally:
         model = groups.model
         model.train_function = model.test_function = model.predict_function = None
+
+
+def _body(groups: Groups) -> list[keras.layers.Layer]:
+    """All but the head, and the models around it, whose own computations belong to it."""
+    inner = {id(x) for part in groups.parts[:-1] for layer in part for x in layer._flatten_layers()}
+    head = {id(layer) for layer in groups.head}
+    return [
+        layer
+        for layer in groups.model._flatten_layers()
+        if id(layer) not in head and any(id(x) in inner for x in layer._flatten_layers())
+    ]
 
 
 def check_precision(precision: str, groups: Groups, inputs: Any = None) -> None:
@@ -112,6 +115,8 @@ def check_precision(precision: str, groups: Groups, inputs: Any = None) -> None:
         inputs: a batch, for a model that does not say what it takes.
     """
     model, named = groups.model, f'precision is "{precision}", but '
+    if not _body(groups):
+        raise UserError(f'{named}all of the model "{model.name}" is a head, which keeps its type.')
     if quantised := [x.path for x in model._flatten_layers() if x.quantization_mode]:
         raise UserError(
             f"{named}{quantised[0]} is quantised, and computes in a type of its own; leave "
@@ -124,7 +129,9 @@ def check_precision(precision: str, groups: Groups, inputs: Any = None) -> None:
             "model in float32, or leave precision out."
         )
     replicas = tf.distribute.get_strategy()
-    trace = tf.function(lambda x: replicas.run(lambda y: model(y, training=True), args=(x,)))
+    trace = tf.function(
+        lambda x: replicas.run(lambda y: model(y, training=True), args=(x,)), autograph=False
+    )
     try:
         with body_computing_in(precision, groups):
             trace.get_concrete_function(specs_of(model, inputs))
