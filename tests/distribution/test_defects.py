@@ -16,6 +16,16 @@ def test_keras_counts_uneven_parts_alike(one_device, two_devices):
     assert differ(two_devices, one_device, "uneven")
 
 
+def test_keras_draws_a_batch_to_build_metrics(one_device, two_devices):
+    assert not differ(two_devices, one_device, "in_order")
+    assert differ(two_devices, one_device, "moved_on")
+
+
+def test_keras_cannot_run_several_steps_at_a_time(one_device, two_devices):
+    assert str(one_device["executions/error"]) == ""
+    assert "InvalidArgumentError" in str(two_devices["executions/error"])
+
+
 def test_keras_gives_all_replicas_the_same_masks(two_devices):
     assert two_devices["masks/same"]
 

@@ -46,6 +46,7 @@ from tf_finetune.fit.replicas import (
     share_of,
     slice_of,
 )
+from tf_finetune.fit.totals import brought_together
 
 # Takes a part of a batch, and its share of that; updates variables.
 ReplicaStep = Callable[[Any, tf.Tensor], Any]
@@ -186,9 +187,7 @@ def _function(model: Any, step: ReplicaStep | None) -> Callable[[Any], dict[str,
         for batch in batches:
             mark = mark_of(batch) if several_hosts else tf.constant(0, tf.int64)
             strategy.run(on_replica, args=(batch, mark))
-        # Read here, and not by a replica, they are sums over all replicas.
-        loss = [tf.convert_to_tensor(v.value) for v in model._loss_tracker.variables]
-        return model.get_metrics_result(), loss
+        return brought_together(model)
 
     def function(iterator: Any) -> dict[str, Any]:
         batches = list(itertools.islice(iterator, model.steps_per_execution))
