@@ -25,7 +25,7 @@ def killed_together(
     workdir: Path,
     number: signal.Signals = signal.SIGKILL,
 ) -> Killing:
-    """Starts workers, sends a signal to one at a random moment, and so on; at last to none.
+    """Starts one or two workers, sends a signal to one at a random moment, and so on; at last none.
 
     Args:
         command: of each worker.
@@ -54,10 +54,12 @@ def killed_together(
         finally:
             _remove(running)
         result.said.append(ends[0][1])
-        if all(status == 0 for status, _ in ends):
+        if any(status == 0 for status, _ in ends):
             break  # the moment was after the end
         expected = {-number, 128 + number, 75}
         assert {status for status, _ in ends} <= expected, ends
+        if len(ends) > 1 and number == signal.SIGKILL:
+            assert f"worker {victim} (" in ends[1 - victim][1], ends
         result.kills += 1
     running = _started(command, around())
     try:

@@ -1,6 +1,7 @@
 """Training on several devices or hosts: the strategy, and what Keras 3 gets wrong under one.
 
-Every mend stands here, or is called from here, named with its defect (Keras 3.15):
+Every mend stands here, or is called from here, named with its defect (Keras 3.15);
+tests/distribution/test_defects.py tells when Keras has mended one:
 
 1. `repaired`, `_all_reduce_sum_gradients`: Keras clips the gradients of each replica and
    adds them up afterwards, so that the threshold is another one. Ours are added up first.
