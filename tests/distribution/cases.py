@@ -113,7 +113,7 @@ def executions():
 def layer_wise():
     """Rates of layers, a warm-up of each, and averaged weights."""
     optimizer = LayerwiseAdamW(
-        1e-2, multipliers=[("dense_1|kernel", 0.3)], warmup_steps=3, global_clipnorm=0.3
+        1e-2, multipliers=[("bias$", 3.0), ("kernel$", 0.3)], warmup_steps=3, global_clipnorm=0.3
     )
     data = batches(NUMBERS, CLASSES)
     return trained(one_headed(), data, optimizer, rate=1e-2, validation=data, ema=0.8)

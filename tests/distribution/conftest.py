@@ -15,7 +15,7 @@ def one_device(tmp_path_factory):
         defects.uneven,
         defects.in_order,
         defects.moved_on,
-        defects.executions,
+        defects.several_steps,
         defects.no_layout,
     )
     return outcomes("none", names, tmp_path_factory.mktemp("one"), [environment()])[0]
@@ -31,7 +31,7 @@ def two_devices(tmp_path_factory):
         defects.uneven,
         defects.in_order,
         defects.moved_on,
-        defects.executions,
+        defects.several_steps,
         defects.masks,
     )
     around = [environment(TF_FINETUNE_LOGICAL_CPUS="2")]

@@ -88,7 +88,7 @@ def single_numbers():
     return _error(lambda: model.train_on_batch(NUMBERS[:16], CLASSES[:16]))
 
 
-def executions():
+def several_steps():
     """Fit, with two steps in an execution."""
     model = one_headed()
     model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, steps_per_execution=2)

@@ -22,8 +22,8 @@ def test_keras_draws_a_batch_to_build_metrics(one_device, two_devices):
 
 
 def test_keras_cannot_run_several_steps_at_a_time(one_device, two_devices):
-    assert str(one_device["executions/error"]) == ""
-    assert "InvalidArgumentError" in str(two_devices["executions/error"])
+    assert str(one_device["several_steps/error"]) == ""
+    assert "InvalidArgumentError" in str(two_devices["several_steps/error"])
 
 
 def test_keras_gives_all_replicas_the_same_masks(two_devices):

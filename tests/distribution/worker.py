@@ -15,6 +15,7 @@ import numpy as np
 
 def main(strategy, file, *names):
     cases = [name.split(".") for name in names]
+    assert len({name for _, name in cases}) == len(cases)  # or one would hide the other
     found = {}
     if all(module == "whole_runs" for module, _ in cases):
         for _, name in cases:

@@ -123,7 +123,7 @@ def test_sigterm_saves_the_batch(strategy, victims, start, whole, tmp_path: Path
     check(found, whole(strategy, "full"), run)
     assert found.kills == len(victims)
     for words, after in zip(found.said, found.said[1:], strict=False):
-        *_, last = words.strip().splitlines()
-        start_of_last = "tf-finetune: stopped by SIGTERM; the same command goes on from "
-        assert last.startswith(start_of_last), words
-        assert f"goes on from {last.removeprefix(start_of_last)}" in after
+        *_, last = words.strip().removesuffix(".").splitlines()
+        beginning = "tf-finetune: stopped by SIGTERM; the same command goes on from "
+        assert last.startswith(beginning), words
+        assert f"goes on from {last.removeprefix(beginning)}" in after
