@@ -1,6 +1,11 @@
 """Keras still has the defects that are mended here; where one is gone, its mend can go too."""
 
+import sys
+
 import numpy as np
+import pytest
+
+from tests.distribution.processes import cluster, together
 
 
 def differ(found, other, case):
@@ -45,3 +50,12 @@ def test_tensorflow_divides_shuffled_rows_wrongly(two_workers):
     rows = np.concatenate([found["overlapping/rows"] for found in two_workers])
     assert len(rows) == 64
     assert len(set(rows.tolist())) < 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whose", "what"), [("theirs", "lost"), ("ours", "heard")])
+def test_tensorflow_takes_sigterm_for_itself(whose, what):
+    command = [sys.executable, "-m", "tests.distribution.signalled", whose]
+    for status, words in together([command, command], cluster(2)):
+        assert status == 0, words
+        assert f"SIGTERM was {what}" in words

@@ -105,6 +105,7 @@ def test_ten_kills_of_the_chief_and_the_other(recipe, seed, start, whole, tmp_pa
         found = start("multi_worker", recipe, run, seed + len(victims), victims)
         check(found, whole("multi_worker", recipe), run)
         assert found.kills
+        assert found.seconds < 30
         del victims[: found.kills]
         places += [line for words in found.said for line in words.splitlines() if "goes on" in line]
     assert [line for line in places if line.endswith(WITHIN_AN_EPOCH)]

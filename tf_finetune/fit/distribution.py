@@ -1,7 +1,7 @@
 """Training on several devices or hosts: the strategy, and what Keras 3 gets wrong under one.
 
-Every mend stands here, or is called from here, named with its defect (Keras 3.15);
-tests/distribution/test_defects.py tells when Keras has mended one:
+Every mend stands here, is called from here, or stands in `strategy`, named with its
+defect (Keras 3.15); tests/distribution/test_defects.py tells when one is gone:
 
 1. `repaired`, `_all_reduce_sum_gradients`: Keras clips the gradients of each replica and
    adds them up afterwards, so that the threshold is another one. Ours are added up first.
@@ -20,6 +20,8 @@ tests/distribution/test_defects.py tells when Keras has mended one:
    those of several hosts drift apart. Refused, where they are not synchronised.
 8. `refuse_unsound`: `keras.distribution` does nothing on TensorFlow, and `fit` cannot train
    under a ParameterServerStrategy.
+9. `strategy_of`: where hosts meet, TensorFlow takes SIGTERM for itself, and a run would never
+   hear of it.
 """
 
 from __future__ import annotations
