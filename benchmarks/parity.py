@@ -1,9 +1,9 @@
 """How far a training on several devices or in several processes is from that on one device.
 
-The packaged MiniLM with a new head, a few updates without dropout, by SGD and by AdamW:
-on one device, two CPU devices, and 2 and 4 processes on this machine. Prints the table of
-docs/scaling.md: the largest difference between any two weights, whether the workers are equal
-bit for bit, what an update took, and the bytes that were summed in it.
+A random BERT of two small layers and the packaged MiniLM, with a new head, a few updates
+without dropout, by SGD and by AdamW: on one device, two CPU devices, and 2 and 4 processes on
+this machine. Prints the table of docs/scaling.md: the largest difference between any two weights,
+whether the workers are equal bit for bit, what an update took, and the bytes summed in it.
 
     python benchmarks/parity.py
 """
@@ -26,25 +26,29 @@ import numpy as np
 ROWS, BATCH, TOKENS = 96, 24, 32
 PLACES = ("none", "mirrored", "2 processes", "4 processes")
 KINDS = ("SGD", "AdamW", "AdamW, head", "AdamW, LoRA")
+MODELS = ("tiny", "MiniLM")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
+    parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
     parser.add_argument("--places", nargs="*", default=PLACES, choices=PLACES)
     parser.add_argument("--seconds", type=int, default=1800, help="for each place; then it fails")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--trainings", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         strategy, file = given.work
-        work(strategy, file, given.kinds)
+        work(strategy, file, given.trainings)
         return
+    kinds = [f"{model}, {kind}" for model in given.models for kind in given.kinds]
     print("| Training | On | Largest difference | Workers equal | Seconds an update | Summed |")
     print("|---|---|---|---|---|---|")
-    base = run(PLACES[0], given.kinds, given.seconds)
+    base = run(PLACES[0], kinds, given.seconds)
     for place in given.places:
-        found = base if place == PLACES[0] else run(place, given.kinds, given.seconds)
-        for kind in given.kinds:
+        found = base if place == PLACES[0] else run(place, kinds, given.seconds)
+        for kind in kinds:
             print(row(kind, place, base[0], found), flush=True)
 
 
@@ -67,7 +71,7 @@ def run(place: str, kinds: list[str], limit: int) -> list[dict[str, Any]]:
         files = [Path(folder, f"{i}.npz") for i in range(count)]
         running = [
             subprocess.Popen(
-                [sys.executable, __file__, "--work", strategy, str(file), "--kinds", *kinds],
+                [sys.executable, __file__, "--work", strategy, str(file), "--trainings", *kinds],
                 env=os.environ | around,
             )
             for file, around in zip(files, environments(count), strict=True)
@@ -123,8 +127,9 @@ def trained(kind: str) -> dict[str, Any]:
     from tf_finetune import Phase, fit_phases
     from tf_finetune.fit.traffic import reduced_bytes
 
+    name, _, kind = kind.partition(", ")
     train = {"AdamW, head": "head", "AdamW, LoRA": "lora"}.get(kind, "all")
-    task = model(train)
+    task = model(name, train)
     random = np.random.default_rng(0)
     x = {
         "token_ids": random.integers(1000, 20000, (ROWS, TOKENS)).astype("int32"),
@@ -150,21 +155,26 @@ def trained(kind: str) -> dict[str, Any]:
     return figures | {f"w{i}": v.numpy() for i, v in enumerate(task.network.weights)}
 
 
-def model(train: str) -> Any:
-    """MiniLM with a new head, without dropout."""
+def model(name: str, train: str) -> Any:
+    """One of `MODELS` with a new head, without dropout."""
     import keras
+    import keras_hub
 
     from tf_finetune.model import backbones
     from tf_finetune.model.lora import add_lora
     from tf_finetune.model.task import TextTask
 
     keras.utils.set_random_seed(0)
-    loaded = backbones.load("minilm")
-    for layer in loaded.backbone._flatten_layers():
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-    options: dict[str, Any] = {"dropout": 0.0, "exact_gelu": loaded.exact_gelu}
-    task = TextTask(loaded.backbone, loaded.preprocessor, "classification", ("a", "b"), **options)
+    if name == "tiny":
+        backbone = keras_hub.models.BertBackbone(20000, 2, 2, 32, 64, dropout=0.0)
+        exact = False
+    else:
+        loaded = backbones.load("minilm")
+        backbone, exact = loaded.backbone, loaded.exact_gelu
+        for layer in backbone._flatten_layers():
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+    task = TextTask(backbone, None, "classification", ("a", "b"), dropout=0.0, exact_gelu=exact)
     if train == "lora":
         add_lora(task.network, 8, 16.0, backbone=task.backbone)
     return task

@@ -1,17 +1,16 @@
 """Trainings whose outcome is compared between one device, several devices and several hosts."""
 
-import functools
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tests.tiny import two_headed
-from tf_finetune import Phase, UserError, fit_phases
+from tf_finetune import LayerwiseAdamW, Phase, UserError, fit_phases
 from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.distribution import check_alike
 from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
 from tf_finetune.fit.replicas import slice_of
+from tf_finetune.fit.totals import put, value_here
 
 RANDOM = np.random.default_rng(0)
 ROWS = 71  # batches of 16, and one of 7
@@ -49,9 +48,8 @@ def trained(model, train, optimizer=None, epochs=3, rate=0.1, validation=None, *
     )
     options.setdefault("loss", CROSS_ENTROPY)
     options.setdefault("metrics", ["accuracy"])
-    fitted = fit_phases(
-        model, train, validation, [phase], optimizer=optimizer, say=lambda line: None, **options
-    )
+    options.setdefault("say", lambda line: None)
+    fitted = fit_phases(model, train, validation, [phase], optimizer=optimizer, **options)
     return found(model, fitted.history)
 
 
@@ -96,10 +94,48 @@ def parts():
 
 def executions():
     """Two batches at a time, of five."""
-    model = one_headed()
-    model.compile = functools.partial(model.compile, steps_per_execution=2)
     data = batches(NUMBERS, CLASSES)
-    return trained(model, data, rate=1e-2, validation=data)
+    return trained(one_headed(), data, rate=1e-2, validation=data, steps_per_execution=2)
+
+
+def layer_wise():
+    """Rates of layers, a warm-up of each, and averaged weights."""
+    optimizer = LayerwiseAdamW(
+        1e-2, multipliers=[("bias$", 3.0), ("kernel$", 0.3)], warmup_steps=3, global_clipnorm=0.3
+    )
+    data = batches(NUMBERS, CLASSES)
+    return trained(one_headed(), data, optimizer, rate=1e-2, validation=data, ema=0.8)
+
+
+def gone_back():
+    """A guard undoes what a batch did that only one replica had the bad row of."""
+    numbers = NUMBERS.copy()
+    numbers[50] = np.inf  # the fourth batch of five
+    said = []
+    arrays = trained(one_headed(), batches(numbers, CLASSES), rate=1e-2, ema=0.9, say=said.append)
+    return arrays | {"said": np.array([line for line in said if "went back" in line])}
+
+
+def put_back():
+    """Trains as `adamw`, while what metrics have come to is read, lost and put back."""
+    held = batches(NUMBERS[:17], CLASSES[:17], WEIGHTS[:17])
+    model = one_headed()
+
+    def lose(batch, logs):
+        kept = [value_here(v).numpy() for v in model.metrics_variables]
+        for variable in model.metrics_variables:
+            variable.assign(np.full(variable.shape, 77.0))
+        for variable, array in zip(model.metrics_variables, kept, strict=True):
+            put(variable, array)
+
+    return trained(
+        model,
+        batches(NUMBERS, CLASSES, WEIGHTS),
+        rate=1e-2,
+        validation=held,
+        clip=0.3,
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=lose)],
+    )
 
 
 def norms():
@@ -112,6 +148,11 @@ def norms():
 def dropout():
     """Equal on all workers, though not on any number of them."""
     return trained(one_headed(keras.layers.Dropout(0.5)), batches(NUMBERS, CLASSES), r_drop=1.0)
+
+
+def mixed():
+    """Each replica mixes its own rows, by numbers of its own."""
+    return trained(one_headed(), batches(NUMBERS, CLASSES), rate=1e-2, mixup=1.0)
 
 
 def outputs():
@@ -204,10 +245,13 @@ def added_loss():
     return _said(one_headed(Adds()))
 
 
-PARITY = (sgd, adamw, few_rows, two_outputs, parts, executions, norms)
+PARITY = (sgd, adamw, few_rows, two_outputs, parts, executions, layer_wise, norms)
 ALL = (
     *PARITY,
     dropout,
+    mixed,
+    gone_back,
+    put_back,
     outputs,
     diverged,
     overflow,

@@ -9,7 +9,14 @@ from tests.distribution.processes import cluster, environment, named, outcomes
 @pytest.fixture(scope="session")
 def one_device(tmp_path_factory):
     names = named(
-        *cases.ALL, *rows.COUNTED, defects.clipped_before, defects.uneven, defects.no_layout
+        *cases.ALL,
+        *rows.COUNTED,
+        defects.clipped_before,
+        defects.uneven,
+        defects.in_order,
+        defects.moved_on,
+        defects.several_steps,
+        defects.no_layout,
     )
     return outcomes("none", names, tmp_path_factory.mktemp("one"), [environment()])[0]
 
@@ -22,6 +29,9 @@ def two_devices(tmp_path_factory):
         rows.of_a_service,
         defects.clipped_before,
         defects.uneven,
+        defects.in_order,
+        defects.moved_on,
+        defects.several_steps,
         defects.masks,
     )
     around = [environment(TF_FINETUNE_LOGICAL_CPUS="2")]

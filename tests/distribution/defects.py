@@ -41,6 +41,23 @@ def uneven():
     return _once(_compiled(one_headed()), rows=3)
 
 
+def _fitted(data):
+    model = _compiled(one_headed(), momentum=0.9)
+    model.fit(data, verbose=0)
+    return {f"weight/{i}": v.numpy() for i, v in enumerate(model.weights)}
+
+
+def in_order():
+    """Fit itself, in a case that Keras has right."""
+    return _fitted(tf.data.Dataset.from_tensor_slices((NUMBERS[:16], CLASSES[:16])).batch(4))
+
+
+def moved_on():
+    """Fit, which builds the model with a batch: what trains is the order of the next epoch."""
+    rows = tf.data.Dataset.from_tensor_slices((NUMBERS[:16], CLASSES[:16]))
+    return _fitted(rows.shuffle(16, seed=1).batch(4))
+
+
 def masks():
     """Dropout's masks of the replicas."""
     layer = keras.layers.Dropout(0.5, seed=0)
@@ -69,6 +86,14 @@ def single_numbers():
     """A step, which reduces its figures."""
     model = _compiled(one_headed())
     return _error(lambda: model.train_on_batch(NUMBERS[:16], CLASSES[:16]))
+
+
+def several_steps():
+    """Fit, with two steps in an execution."""
+    model = one_headed()
+    model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, steps_per_execution=2)
+    data = tf.data.Dataset.from_tensor_slices((NUMBERS[:16], CLASSES[:16])).batch(4)
+    return _error(lambda: model.fit(data, verbose=0))
 
 
 def no_layout():

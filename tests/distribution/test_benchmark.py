@@ -1,4 +1,4 @@
-"""The parity benchmark on the real model."""
+"""The benchmarks of parity and of what sending costs."""
 
 import re
 import subprocess
@@ -9,11 +9,12 @@ import pytest
 
 from tests.distribution.processes import LIMIT, environment
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "parity.py"
+PHASES = ("head", "lora", "last:1", "last:2", "all")
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def rows(*arguments):
-    command = [sys.executable, str(BENCHMARK), *arguments, f"--seconds={LIMIT}"]
+def rows(*arguments, benchmark="parity.py"):
+    command = [sys.executable, str(BENCHMARKS / benchmark), *arguments, f"--seconds={LIMIT}"]
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=4 * LIMIT
     )
@@ -30,11 +31,30 @@ def assert_parity(found):
 
 @pytest.mark.real
 def test_minilm_on_two_devices():
-    assert_parity(rows("--kinds", "SGD", "--places", "none", "mirrored"))
+    assert_parity(rows("--models", "MiniLM", "--kinds", "SGD", "--places", "none", "mirrored"))
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_minilm_in_two_and_four_processes():
     places = ("none", "2 processes", "4 processes")
-    assert_parity(rows("--kinds", "SGD", "AdamW", "--places", *places))
+    found = rows("--models", "MiniLM", "--kinds", "SGD", "AdamW", "--places", *places)
+    assert_parity(found)
+
+
+@pytest.mark.slow
+def test_a_tiny_model_everywhere():
+    found = rows("--models", "tiny")
+    assert len(found) == 16
+    assert_parity(found)
+
+
+@pytest.mark.slow
+def test_sums_of_a_tiny_model():
+    found = rows("--model", "tiny", "--processes", "2", benchmark="all_reduce.py")
+    assert [row[0] for row in found] == [
+        f"| `{t}`" for t in ("head", "lora", "last:1", "last:2", "all")
+    ]
+    for _, _, count, median, fastest, _ in found:
+        assert count == "2"
+        assert float(median) >= float(fastest) > 0

@@ -19,7 +19,9 @@ def assert_near(found, expected, tolerance):
 
 
 def assert_equal(found, expected):
-    assert_near(found, expected, 0)
+    assert found.keys() == expected.keys() != set()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize("case", PARITY)
@@ -35,7 +37,7 @@ def test_two_processes_train_as_one_device(case, one_device, two_workers):
         assert_near(of(worker, case, "history"), of(one_device, case, "history"), 1e-5)
 
 
-@pytest.mark.parametrize("case", [*PARITY, "dropout", "overflow"])
+@pytest.mark.parametrize("case", [*PARITY, "dropout", "mixed", "overflow", "gone_back"])
 def test_workers_equal_each_other_bit_for_bit(case, two_workers):
     first, second = (of(worker, case, "") for worker in two_workers)
     assert_equal(second, first)
@@ -50,9 +52,25 @@ def test_an_overflow_on_one_replica_skips_the_update_on_all(one_device, two_devi
         assert_near(of(found, "overflow", "weight"), of(one_device, "overflow", "weight"), 2e-3)
 
 
-def test_replicas_have_dropout_of_their_own(one_device, two_devices):
-    ours, one = (of(found, "dropout", "weight") for found in (two_devices, one_device))
+@pytest.mark.parametrize("case", ["dropout", "mixed"])
+def test_replicas_draw_numbers_of_their_own(case, one_device, two_devices):
+    ours, one = (of(found, case, "weight") for found in (two_devices, one_device))
     assert any(abs(ours[name] - one[name]).max() > 1e-3 for name in one)
+
+
+def test_a_bad_row_of_one_replica_is_undone_on_all(one_device, two_devices, two_workers):
+    skipped = one_device["gone_back/said"].tolist()
+    assert len(skipped) == 3  # once an epoch
+    for found in (two_devices, *two_workers):
+        assert found["gone_back/said"].tolist() == skipped
+        assert_near(of(found, "gone_back", "weight"), of(one_device, "gone_back", "weight"), 1e-6)
+        assert_near(of(found, "gone_back", "history"), of(one_device, "gone_back", "history"), 1e-5)
+
+
+def test_metrics_go_on_from_what_was_read_of_them(one_device, two_devices, two_workers):
+    for found in (one_device, two_devices, *two_workers):
+        for name, value in of(found, "put_back", "").items():
+            assert value.tobytes() == found[name.replace("put_back", "adamw")].tobytes(), name
 
 
 def test_outputs_are_in_order_on_every_worker(one_device, two_devices, two_workers):

@@ -1,6 +1,7 @@
 """Whole runs, whose outcome is compared as those of `cases` are."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def run(strategy, **changes):
         workdir = Path(folder, "run")
         said = []
         result = fine_tune(config, workdir, classes(75), say=said.append)
-        files = sorted(str(f.relative_to(workdir)) for f in workdir.rglob("*") if f.is_file())
+        files = sorted({_plain(f.relative_to(workdir)) for f in workdir.rglob("*") if f.is_file()})
     arrays = {f"weight/{i}": w for i, w in enumerate(result.model.get_weights())}
     for number, row in enumerate(result.history):
         for name, value in row.items():
@@ -34,6 +35,11 @@ def run(strategy, **changes):
         "files": np.array(files),
         "said": np.array(said),
     }
+
+
+def _plain(file):
+    """A file's name without what goes by the clock."""
+    return re.sub(r"(tfevents)\..*|(checkpoints)/\d+/", r"\1\2/", str(file))
 
 
 def tuned(strategy):

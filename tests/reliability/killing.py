@@ -105,8 +105,8 @@ def _start(
 
 def _kill(process: subprocess.Popen[str], moment: Moment, number: signal.Signals) -> None:
     if moment.folder:
-        wanted = _newest(moment.folder) + moment.checkpoints
-        while process.poll() is None and _newest(moment.folder) < wanted:
+        wanted = newest(moment.folder) + moment.checkpoints
+        while process.poll() is None and newest(moment.folder) < wanted:
             time.sleep(0.002)
     end = time.monotonic() + moment.seconds
     while process.poll() is None and time.monotonic() < end:
@@ -114,6 +114,7 @@ def _kill(process: subprocess.Popen[str], moment: Moment, number: signal.Signals
     process.send_signal(number)  # nothing, where it has ended
 
 
-def _newest(folder: Path) -> int:
+def newest(folder: Path) -> int:
+    """The number of the last checkpoint in a folder; 0 where there is none."""
     names = os.listdir(folder) if folder.is_dir() else []
     return max((int(name) for name in names if name.isdecimal()), default=0)

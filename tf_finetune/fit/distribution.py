@@ -1,6 +1,7 @@
 """Training on several devices or hosts: the strategy, and what Keras 3 gets wrong under one.
 
-Every mend stands here, or is called from here, named with its defect (Keras 3.15):
+Every mend stands here, is called from here, or stands in `strategy`, named with its
+defect (Keras 3.15); tests/distribution/test_defects.py tells when one is gone:
 
 1. `repaired`, `_all_reduce_sum_gradients`: Keras clips the gradients of each replica and
    adds them up afterwards, so that the threshold is another one. Ours are added up first.
@@ -19,6 +20,8 @@ Every mend stands here, or is called from here, named with its defect (Keras 3.1
    those of several hosts drift apart. Refused, where they are not synchronised.
 8. `refuse_unsound`: `keras.distribution` does nothing on TensorFlow, and `fit` cannot train
    under a ParameterServerStrategy.
+9. `strategy_of`: where hosts meet, TensorFlow takes SIGTERM for itself, and a run would never
+   hear of it.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from tf_finetune.fit.replicas import (
     share_of,
     slice_of,
 )
+from tf_finetune.fit.totals import brought_together
 
 # Takes a part of a batch, and its share of that; updates variables.
 ReplicaStep = Callable[[Any, tf.Tensor], Any]
@@ -186,9 +190,7 @@ def _function(model: Any, step: ReplicaStep | None) -> Callable[[Any], dict[str,
         for batch in batches:
             mark = mark_of(batch) if several_hosts else tf.constant(0, tf.int64)
             strategy.run(on_replica, args=(batch, mark))
-        # Read here, and not by a replica, they are sums over all replicas.
-        loss = [tf.convert_to_tensor(v.value) for v in model._loss_tracker.variables]
-        return model.get_metrics_result(), loss
+        return brought_together(model)
 
     def function(iterator: Any) -> dict[str, Any]:
         batches = list(itertools.islice(iterator, model.steps_per_execution))

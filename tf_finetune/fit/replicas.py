@@ -64,7 +64,7 @@ def share_of(part: Any, mark: tf.Tensor) -> tf.Tensor:
             different batches.
     """
     count = tf.cast(count_of(part[0] if isinstance(part, tuple | list) else part), tf.int64)
-    total, marks, squares = tf.unstack(_sum([tf.stack([count, mark, mark * mark])])[0])
+    total, marks, squares = tf.unstack(all_summed([tf.stack([count, mark, mark * mark])])[0])
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     # By Cauchy and Schwarz these are equal just where all marks are.
     same = tf.debugging.Assert(tf.equal(marks * marks, replicas * squares), [NOT_THE_SAME])
@@ -93,11 +93,12 @@ def _tensors(parts: Any) -> list[tf.Tensor]:
 
 def summed(gradients: Sequence[Any]) -> list[Any]:
     """Gradients added up over the replicas; None stays."""
-    reduced = iter(_sum([g for g in gradients if g is not None]))
+    reduced = iter(all_summed([g for g in gradients if g is not None]))
     return [None if g is None else next(reduced) for g in gradients]
 
 
-def _sum(values: list[Any]) -> list[Any]:
+def all_summed(values: list[Any]) -> list[Any]:
+    """Each value added up over the replicas, of which each calls this with its own."""
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 

@@ -14,7 +14,7 @@ from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.checkpoints.saver import Saver
 from tf_finetune.fit.audit import Snapshot
 from tf_finetune.fit.examples import Examples, validation_figures
-from tf_finetune.fit.replicas import replicated
+from tf_finetune.fit.totals import put, value_here
 from tf_finetune.fit.watching import Watching
 from tf_finetune.stopping import Stop
 
@@ -121,9 +121,6 @@ class SaveState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         done, steps = batch + 1, self._examples.steps
         wanted = self._saving.stop.wanted()
-        if replicated():  # the metrics of each replica are its own: epochs' ends alone are saved
-            self._saving.stop.check()
-            return
         if done >= steps:
             return  # the epoch's end is saved
         updates = self._epoch * steps + done
@@ -154,14 +151,14 @@ class SaveState(keras.callbacks.Callback):
     def _variables(self) -> dict[str, Sequence[Any]]:
         return {
             "optimizer": self.model.optimizer.variables,
-            "metrics": [] if replicated() else self.model.metrics_variables,
+            "metrics": self.model.metrics_variables,
             # Such as what mixup draws from.
             "model": [v for v in self.model.variables if id(v) not in self._whole],
         }
 
     def _state(self, epoch: int, batch: int) -> Middle:
         arrays = {
-            f"{kind}/{i}": v.numpy()
+            f"{kind}/{i}": value_here(v).numpy()
             for kind, them in self._variables().items()
             for i, v in enumerate(them)
         }
@@ -176,7 +173,7 @@ class SaveState(keras.callbacks.Callback):
         for kind, variables in self._variables().items():
             held = _below(kind, middle.arrays)
             for i, variable in enumerate(variables):
-                variable.assign(held.pop(str(i)))
+                put(variable, held.pop(str(i)))
             if held:
                 raise RuntimeError(f"the checkpoint holds more {kind} variables than there are")
         for name, part in self._parts.items():

@@ -15,6 +15,7 @@ from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.errors import UserError
 from tf_finetune.fit.averaging import AveragedWeights
 from tf_finetune.fit.replicas import loss_so_far
+from tf_finetune.fit.totals import put, value_here
 
 # Batches whose median loss is what later ones are compared with.
 _FIRST = 20
@@ -150,12 +151,12 @@ class SpikeGuard(keras.callbacks.Callback):
         self._copied, self._copied_seen = done, self._seen
         # TensorFlow copies what it is about to change while somebody holds a reading of it:
         # in the kernel of the update, and never what is frozen.
-        self._good = {id(v): tf.convert_to_tensor(v.value) for v in self._state()}
+        self._good = {id(v): value_here(v) for v in self._state()}
         self.is_ahead = False
 
     def _go_back(self, batch: int, loss: float) -> None:
         for variable in self._state():
-            variable.assign(self._good_of(variable))
+            put(variable, self._good_of(variable))
         self._seen, self._high = self._copied_seen, 0
         self._halve()
         skipped = (self._epoch + 1, self._copied + 1, batch + 1)
@@ -179,7 +180,7 @@ class SpikeGuard(keras.callbacks.Callback):
         }
         arrays = {}
         for i, variable in enumerate(self._state() if self.is_ahead else ()):
-            good, now = np.asarray(self._good_of(variable)), variable.numpy()
+            good, now = np.asarray(self._good_of(variable)), value_here(variable).numpy()
             if good.tobytes() != now.tobytes():
                 arrays[str(i)] = good
         return arrays, facts
@@ -191,8 +192,10 @@ class SpikeGuard(keras.callbacks.Callback):
         self.skipped = [(a, b, c) for a, b, c in facts["skipped"]]
         if facts["factor"] is not None:
             self._optimizer._learning_rate.factor.assign(facts["factor"])
-        state = enumerate(self._state())
-        self._good = {id(v): arrays[str(i)] if str(i) in arrays else v.numpy() for i, v in state}
+        self._good = {
+            id(v): arrays[str(i)] if str(i) in arrays else value_here(v)
+            for i, v in enumerate(self._state())
+        }
 
     def _state(self) -> list[keras.Variable]:
         # The count of steps goes on: the schedule belongs to the data, not to the weights.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +115,12 @@ def _multi_worker() -> tf.distribute.Strategy:
             'who the others are; set it on every worker, or use "mirrored" for the devices of one '
             "host."
         )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    handler = signal.getsignal(signal.SIGTERM)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        # TensorFlow has put one of its own in its place, which does nothing that ends a run.
+        signal.signal(signal.SIGTERM, handler)
+    return strategy
 
 
 def _tpu() -> tf.distribute.Strategy:
