@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def test_two_hundred_saves_of_one_run(
     seen: list[tuple[int, int, int]] = []
     end = SaveState.on_train_batch_end
 
-    def noted(state: SaveState, *args: object) -> None:
-        end(state, *args)  # type: ignore[arg-type]
+    def noted(state: SaveState, batch: int, logs: Any = None) -> None:
+        end(state, batch, logs)
         state._saving.saver.wait()
         seen.append((handles(), on_disk(tmp_path / "run" / "checkpoints"), held()))
 

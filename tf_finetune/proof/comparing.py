@@ -58,10 +58,11 @@ def _same(a: Any, b: Any) -> bool:
 
 def _values(content: bytes) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.asarray(item)
+
     with h5py.File(io.BytesIO(content)) as file:
-        file.visititems(
-            lambda name, item: (
-                found.update({name: np.asarray(item)}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
+        file.visititems(visit)
     return found
