@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from absl import flags
 
-from tf_finetune import main, quiet
+from tf_finetune import commands, main, quiet
 from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
@@ -117,6 +117,17 @@ def test_plan_needs_no_workdir(
     assert capsys.readouterr() == ("the plan\n", "")
 
 
+@pytest.mark.parametrize("identical", [True, False])
+def test_the_selftests_result_is_the_exit_status(
+    identical: bool, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "selftest", calls.function("selftest", identical))
+    assert (
+        run("--mode=selftest") == run("--mode=selftest", f"--workdir={tmp_path}") == 1 - identical
+    )
+    assert [arguments for _, arguments, _ in calls] == [(None,), (tmp_path,)]
+
+
 def test_evaluate_and_export_take_the_runs_configuration(
     calls: Calls, finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +224,11 @@ def test_another_configuration_than_the_runs_is_refused(
         ("--mode=predict --workdir=run --input=no.csv", '--input: there is no file "no.csv"'),
         ("--mode=evaluate --workdir=run --output=x", "--output has no use in --mode=evaluate"),
         ("--mode=predict --text=x", "--workdir is missing"),
+        ("--mode=selftest --config.fit.seed=1", "makes a run of its own: leave --config out"),
+        ("--mode=selftest --config.fit.seeed=1", 'Did you mean "config.fit.seed"?'),
+        ("--mode=selftest fast", 'unexpected "fast": --mode=selftest takes flags alone'),
+        ("--mode=selftest --input=D", "--input has no use in --mode=selftest"),
+        ("--mode=selftest --workdir=.", '--workdir "." is not empty (it holds D)'),
     ],
 )
 def test_mistakes_are_one_message_and_status_2(
@@ -299,7 +315,7 @@ def test_sigterm_is_status_143_and_says_where_it_goes_on(
 def test_the_command_itself_takes_sigterm_at_any_time(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
     code = (
-        "import os, signal, sys, types; from tf_finetune import main, quiet;"
+        "import os, signal, sys, types; from tf_finetune import commands, main, quiet;"
         "quiet.import_tensorflow = lambda: None;"
         "stop = lambda config: os.kill(os.getpid(), signal.SIGTERM) or 'not reached';"
         "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=stop);"
@@ -328,7 +344,7 @@ def test_a_full_disk_names_the_run_folder(
 def test_a_full_disk_is_status_2_even_if_the_end_of_the_process_crashes(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
     code = (
-        "import atexit, os, sys, types; from tf_finetune import main, quiet;"
+        "import atexit, os, sys, types; from tf_finetune import commands, main, quiet;"
         "quiet.import_tensorflow = lambda: None;"
         "full = lambda config: os.write(os.open('/dev/full', os.O_WRONLY), b'x');"
         "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=full);"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from tests import runs
+from tests.reliability.stopping import stopping_at
 from tests.runs import config_for
 from tf_finetune.checkpoints.files import CheckpointFiles
 from tf_finetune.checkpoints.saver import Saver
 from tf_finetune.fit.resuming import SaveState
+from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.train import fine_tune
 
 SIZE = 1_000_000
@@ -71,3 +75,32 @@ def test_two_hundred_saves_of_one_run(
     assert late[0] == early[0]
     assert late[1] < early[1] + 40_000  # the history of 80 epochs is in them
     assert late[2] - early[2] < 20_000_000
+
+
+@pytest.mark.slow
+def test_two_hundred_starts_of_one_run(
+    preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes on, makes one update, saves, and is stopped."""
+    stopping_at(1, monkeypatch)
+    config = config_for(
+        preset,
+        phases="probe",
+        probe_epochs=80,
+        save_every=1,
+        global_batch=16,
+    )
+    seen: list[tuple[int, int, int, int]] = []
+    for number in range(200):
+        stop = Stop()
+        with pytest.raises(Stopped):
+            fine_tune(config, tmp_path / "run", runs.classes(), stop=stop, say=lambda line: None)
+        epoch, update = divmod(number + 1, 3)
+        assert stop.place == f"phase probe, epoch {epoch + 1}, update {update}"
+        keras.backend.clear_session()
+        gc.collect()
+        seen.append((held(), handles(), threading.active_count(), on_disk(tmp_path / "run")))
+    early, late = seen[100], seen[-1]
+    assert late[1:3] == early[1:3]
+    assert late[0] - early[0] < 20_000_000
+    assert late[3] - early[3] < 40_000

@@ -1,7 +1,4 @@
-"""One start of the selftest's run, in a process of its own.
-
-python -m tf_finetune.proof.start FOLDER RUN [STAGE CALL SECONDS]
-"""
+"""One start of the selftest's run, in a process of its own."""
 
 from __future__ import annotations
 
