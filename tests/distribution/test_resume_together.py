@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.distribution.processes import cluster, environment, together
+from tests.reliability.comparing import differences
 from tests.runs import classes, save_preset
-from tf_finetune.proof.comparing import differences
 
 pytestmark = pytest.mark.slow
 

@@ -1,67 +1,119 @@
-"""Runs in processes that are killed at chosen or random moments."""
+"""Kills a command again and again, and lets it come to its end."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
+import dataclasses
 import os
+import random
 import signal
 import subprocess
-import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from tf_finetune import main
-from tf_finetune.proof.moments import Moment, send_at
-
-ROOT = Path(__file__).resolve().parents[2]
-# TensorFlow is imported once, in a process that does nothing but fork.
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["tf_finetune.train", __name__])
 
 
-def started(command: Sequence[str], log: Path, moment: Moment | float | None = None) -> int:
-    """Starts a command in a process forked for it, which SIGKILL ends.
+@dataclasses.dataclass
+class Killing:
+    """What became of a command.
+
+    Attributes:
+        kills: how often it was killed before its end.
+        said: what each start printed.
+        status: of the last start, which was left alone.
+        seconds: that this one took.
+    """
+
+    kills: int = 0
+    said: list[str] = dataclasses.field(default_factory=list)
+    status: int = 0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Moment:
+    """When to send a signal: so many seconds after the start, or after some checkpoints.
+
+    Attributes:
+        folder: where those appear; None goes by the seconds alone.
+        checkpoints: how many more there must be than at the start.
+    """
+
+    seconds: float
+    folder: Path | None = None
+    checkpoints: int = 0
+
+
+def killed_and_resumed(
+    command: Sequence[str],
+    seed: int,
+    kills: int,
+    *,
+    seconds: float = 10.0,
+    workdir: Path | None = None,
+    number: signal.Signals = signal.SIGKILL,
+    in_training: bool = False,
+) -> Killing:
+    """Starts a command, kills it at a random moment, and so on; at last it is left alone.
 
     Args:
-        command: flags of `tf-finetune`.
-        log: gets what it says.
-        moment: when to kill it, or after how many seconds; None leaves it alone.
-
-    Returns:
-        The status of its end, -9 if it was killed.
+        command: to be given again after each kill.
+        seed: of the moments.
+        kills: how many; fewer where the command comes to its end before.
+        seconds: about how long it takes; moments are drawn from all of them.
+        workdir: of the run; every other moment then comes shortly after one of the next
+            checkpoints in it, as training takes few of the seconds of a small run.
+        number: of the signal.
+        in_training: all moments come after a checkpoint.
     """
-    at = moment if isinstance(moment, Moment) else None
-    process = _FORKED.Process(target=_run, args=(list(command), log, at, signal.SIGKILL))
-    process.start()
-    if isinstance(moment, float):
-        process.join(moment)
-        process.kill()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+    moments = random.Random(seed)
+    result = Killing()
+    for i in range(kills):
+        moment = Moment(moments.uniform(0, seconds))
+        if workdir and (in_training or i % 2):
+            more = moments.randint(1, 8)
+            moment = Moment(moments.uniform(0, 0.1), workdir / "checkpoints", more)
+        text, status, _ = _start(command, moment, number)
+        result.said.append(text)
+        if status not in (-number, 128 + number):
+            result.status = status
+            return result
+        result.kills += 1
+    text, result.status, result.seconds = _start(command, None, number)
+    result.said.append(text)
+    return result
 
 
-def terminated(command: Sequence[str], log: Path, moment: Moment) -> int:
-    """Starts a command in a fresh process, which is sent SIGTERM; returns its status."""
-    given = [list(command), str(log), [moment.stage, moment.call, moment.seconds]]
-    around = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    module = [sys.executable, "-m", "tests.reliability.killing", json.dumps(given)]
-    return subprocess.run(module, cwd=ROOT, env=around).returncode
-
-
-def _run(command: list[str], log: Path, moment: Moment | None, number: signal.Signals) -> Any:
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+def _start(
+    command: Sequence[str], moment: Moment | None, number: signal.Signals
+) -> tuple[str, int, float]:
+    around = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        env=around | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     if moment:
-        send_at(moment, number)
-    sys.argv = ["tf-finetune", *command]
-    sys.exit(main.run())
+        threading.Thread(target=_kill, args=(process, moment, number), daemon=True).start()
+    text, _ = process.communicate()
+    return text, process.returncode, time.monotonic() - began
 
 
-if __name__ == "__main__":
-    flags, file, at = json.loads(sys.argv[1])
-    _run(flags, Path(file), Moment(*at), signal.SIGTERM)
+def _kill(process: subprocess.Popen[str], moment: Moment, number: signal.Signals) -> None:
+    if moment.folder:
+        wanted = _newest(moment.folder) + moment.checkpoints
+        while process.poll() is None and _newest(moment.folder) < wanted:
+            time.sleep(0.002)
+    end = time.monotonic() + moment.seconds
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(number)  # nothing, where it has ended
+
+
+def _newest(folder: Path) -> int:
+    names = os.listdir(folder) if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)

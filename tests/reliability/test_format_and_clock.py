@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests import runs
+from tests.reliability.comparing import differences
 from tests.reliability.stopping import stopping_at
 from tests.runs import config_for, files_of
 from tf_finetune.checkpoints.files import FORMAT, STATE
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
-from tf_finetune.proof.comparing import differences
 from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests import runs
+from tests.reliability.comparing import differences
 from tests.runs import config_for
 from tf_finetune import resume, train
 from tf_finetune.checkpoints.files import CheckpointFiles
@@ -23,7 +24,6 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.resuming import SaveState
 from tf_finetune.fit.spike_guard import SpikeGuard
-from tf_finetune.proof.comparing import differences
 from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.train import fine_tune
 

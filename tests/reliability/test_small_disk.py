@@ -12,11 +12,11 @@ import pytest
 
 from tests import runs
 from tests.disks import fill, mounted
+from tests.reliability.comparing import differences
 from tests.reliability.stopping import stopping_at
 from tests.runs import config_for
 from tf_finetune.checkpoints.files import CheckpointFiles
 from tf_finetune.checkpoints.saver import Saver
-from tf_finetune.proof.comparing import differences
 from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune
 

@@ -111,6 +111,7 @@ def _start(run: Path, moment: Moment | None, say: Callable[[str], None]) -> None
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
         "PYTHONUNBUFFERED": "1",
         "KERAS_BACKEND": "tensorflow",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # this process may hold one too
         "TMPDIR": str(scratch),
     }
     with log.open("a") as said:
