@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from absl import flags
 
-from tf_finetune import commands, main, quiet
+from tf_finetune import main, quiet
 from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
@@ -121,7 +121,8 @@ def test_plan_needs_no_workdir(
 def test_the_selftests_result_is_the_exit_status(
     identical: bool, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "selftest", calls.function("selftest", identical))
+    fake = types.SimpleNamespace(selftest=calls.function("selftest", identical))
+    monkeypatch.setitem(sys.modules, "tf_finetune.proof.selftest", fake)
     assert (
         run("--mode=selftest") == run("--mode=selftest", f"--workdir={tmp_path}") == 1 - identical
     )
@@ -315,7 +316,7 @@ def test_sigterm_is_status_143_and_says_where_it_goes_on(
 def test_the_command_itself_takes_sigterm_at_any_time(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
     code = (
-        "import os, signal, sys, types; from tf_finetune import commands, main, quiet;"
+        "import os, signal, sys, types; from tf_finetune import main, quiet;"
         "quiet.import_tensorflow = lambda: None;"
         "stop = lambda config: os.kill(os.getpid(), signal.SIGTERM) or 'not reached';"
         "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=stop);"
@@ -344,7 +345,7 @@ def test_a_full_disk_names_the_run_folder(
 def test_a_full_disk_is_status_2_even_if_the_end_of_the_process_crashes(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\ngood,1\nbad,0\n")
     code = (
-        "import atexit, os, sys, types; from tf_finetune import commands, main, quiet;"
+        "import atexit, os, sys, types; from tf_finetune import main, quiet;"
         "quiet.import_tensorflow = lambda: None;"
         "full = lambda config: os.write(os.open('/dev/full', os.O_WRONLY), b'x');"
         "sys.modules['tf_finetune.plan'] = types.SimpleNamespace(plan=full);"

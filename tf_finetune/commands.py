@@ -11,7 +11,6 @@ from typing import Any
 from tf_finetune import quiet
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
-from tf_finetune.proof.selftest import selftest
 from tf_finetune.settings import DataConfig
 from tf_finetune.stopping import Stop
 from tf_finetune.workdir import prepare_workdir
@@ -66,6 +65,8 @@ def carry_out(command: Command, stop: Stop) -> bool:
     if command.mode == "train":
         _train(command, stop)
     elif command.mode == "selftest":
+        from tf_finetune.proof.selftest import selftest
+
         return selftest(command.workdir if command.has_workdir else None)
     else:
         _DO[command.mode](command)

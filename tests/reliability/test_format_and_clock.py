@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests import runs
+from tests.mistakes import snapshot
 from tests.reliability.comparing import differences
 from tests.reliability.stopping import stopping_at
-from tests.runs import config_for, files_of
+from tests.runs import config_for
 from tf_finetune.checkpoints.files import FORMAT, STATE
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
@@ -42,14 +43,11 @@ def test_a_run_in_another_format_is_refused_and_left_as_it_is(
     stopped(config, run, 4)
     for file in (run / "checkpoints").rglob(STATE):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"format": version}))
-    before = files_of(run)
+    before = snapshot(run)
     with pytest.raises(UserError, match=f"has the format {version}, and this version reads 1") as e:
         fine_tune(config, run, runs.classes(), say=lambda line: None)
     assert "with the version that began the run, or choose another workdir" in str(e.value)
-    after = files_of(run)
-    assert {name: time for name, time in after.items() if (run / name).is_file()} == {
-        name: time for name, time in before.items() if (run / name).is_file()
-    }
+    assert snapshot(run) == before
 
 
 def test_a_clock_that_goes_backwards(

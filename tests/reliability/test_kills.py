@@ -17,7 +17,7 @@ import pytest
 from tests import runs
 from tests.reliability.comparing import differences
 from tests.reliability.killing import killed_and_resumed
-from tests.reliability.starts import started, terminated
+from tests.reliability.starts import started
 from tf_finetune.proof.moments import STAGES, Moment
 
 pytestmark = pytest.mark.slow
@@ -92,6 +92,9 @@ class Runs:
             *RECIPES[recipe],
         ]
 
+    def typed(self, recipe: str, run: Path) -> list[str]:
+        return [sys.executable, "-m", "tf_finetune.main", *self.command(recipe, run)]
+
     def whole(self, recipe: str) -> Path:
         run, log = self.folder / recipe, self.folder / f"{recipe}.txt"
         if not run.exists():
@@ -130,15 +133,28 @@ def test_killed_in_each_stage(recipe: str, made: Runs, tmp_path: Path) -> None:
     assert differences(whole, run) == []
 
 
-def test_killed_at_any_time(made: Runs, tmp_path: Path) -> None:
-    """The command itself, from outside: also while it starts, reads data or reports."""
+def test_the_command_itself_killed_at_any_time(made: Runs, tmp_path: Path) -> None:
+    """From outside: also while it starts, reads data or reports."""
     recipe, run = "probe_then_tune", tmp_path / "run"
-    whole = made.whole(recipe)
-    command = [sys.executable, "-m", "tf_finetune.main", *made.command(recipe, run)]
+    whole, command = made.whole(recipe), made.typed(recipe, run)
     done = killed_and_resumed(command, 2, 4, seconds=made.seconds[recipe], workdir=run)
     assert done.status == 0, done.said
     assert "Traceback" not in "".join(done.said), done.said
     assert done.kills >= 2
+    assert differences(whole, run) == []
+
+
+def test_sigterm_to_the_command_itself(made: Runs, tmp_path: Path) -> None:
+    recipe, run = "gradual", tmp_path / "run"
+    whole, command = made.whole(recipe), made.typed(recipe, run)
+    how = {"workdir": run, "in_training": True, "number": signal.SIGTERM}
+    done = killed_and_resumed(command, 3, 2, **how)
+    assert done.status == 0, done.said
+    assert done.kills == 2
+    for text in done.said[: done.kills]:
+        *_, last = text.strip().splitlines()
+        assert last.startswith("tf-finetune: stopped by SIGTERM; the same command goes on from ")
+        assert "Traceback" not in text
     assert differences(whole, run) == []
 
 
@@ -156,7 +172,7 @@ def test_sigterm_in_each_stage(made: Runs, tmp_path: Path) -> None:
         Moment(EXPORT, 1, 3.0): "the end of phase tune",
     }
     for moment, place in places.items():
-        status = terminated(command, log, moment)
+        status = started(command, log, moment, signal.SIGTERM)
         said = log.read_text()
         assert status == 143, (moment, said)
         assert "Traceback" not in said
