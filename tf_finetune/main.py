@@ -15,7 +15,6 @@ import errno
 import os
 import platform
 import shlex
-import signal
 import sys
 import tempfile
 import traceback
@@ -32,7 +31,7 @@ from tf_finetune.data.paths import expand
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
-from tf_finetune.stopping import Stop, Stopped
+from tf_finetune.stopping import Stop, Stopped, ask_on_sigterm, ignore_sigterm
 from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
@@ -58,7 +57,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv if argv is None else argv)
     command, stop, well = None, Stop(), True
     if own_process:
-        signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+        ask_on_sigterm(stop)
     try:
         command = parse(argv)
         if command is None:
@@ -66,13 +65,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         else:
             well = carry_out(command, stop)
         if own_process:  # all is done
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_sigterm()
         sys.stdout.flush()
         return 0 if well else 1
     except Stopped:
         message, status = _stopped(command, stop), 143
         if own_process:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_sigterm()
             sys.stdout.flush()
             atexit.register(os._exit, status)  # TensorFlow's threads are in the middle of work
     except UserError as error:

@@ -166,7 +166,7 @@ def test_sigterm_in_each_stage(made: Runs, tmp_path: Path) -> None:
         Moment(EPOCH, 5): "phase probe, epoch 1, update [56]",  # this batch, or the next
         Moment(VALIDATION): r"phase probe, epoch (1, update \d+|2, update 0)",
         Moment(BETWEEN, 1, 3.0): "the end of phase probe",
-        Moment(VALIDATION, 3): r"phase tune, epoch (2, update \d+|3, update 0)",
+        Moment(VALIDATION, 3): r"phase tune, epoch \d, update \d+",
         Moment(EVALUATION, 1, 0.05): "the end of phase tune",
         Moment(EXPORT, 1, 0.5): "the end of phase tune",
         Moment(EXPORT, 1, 3.0): "the end of phase tune",

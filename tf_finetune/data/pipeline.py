@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data.sampling import balanced_sample
+from tf_finetune.data.sampling import balanced_sample, generated
 
 # Batches are cut from runs of this many batches' examples sorted by length: long
 # enough for little padding, short enough that neighbours change between epochs.
@@ -126,5 +126,4 @@ def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:
         return tf.TensorSpec([None, None] if tokens else [None, *array.shape[1:]], array.dtype)
 
     signature = tf.nest.map_structure(spec, (store.batch(np.array([0])), labels[:1]))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return generated(batches, signature)

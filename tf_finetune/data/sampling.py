@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -80,5 +81,27 @@ def balanced_batches(x: Any, y: Any, *, batch_size: int = 32, seed: int = 0) -> 
     signature = tf.nest.map_structure(
         lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), (inputs, classes)
     )
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return generated(batches, signature)
+
+
+def generated(batches: Callable[[], Iterator[Any]], signature: Any) -> tf.data.Dataset:
+    """A dataset of what a generator yields, which is given back with the dataset.
+
+    TensorFlow keeps what `from_generator` is given until the process ends, and with it the
+    examples of every run.
+
+    Args:
+        batches: begins a pass.
+        signature: `tf.TensorSpec`s of an element.
+    """
+    held = weakref.ref(batches)
+
+    def begin() -> Iterator[Any]:
+        found = held()
+        assert found is not None
+        return found()
+
+    dataset = tf.data.Dataset.from_generator(begin, output_signature=signature)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    dataset.kept = batches  # datasets made from this one keep it
+    return dataset
