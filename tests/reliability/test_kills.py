@@ -140,7 +140,7 @@ def test_the_command_itself_killed_at_any_time(made: Runs, tmp_path: Path) -> No
     done = killed_and_resumed(command, 2, 4, seconds=made.seconds[recipe], workdir=run)
     assert done.status == 0, done.said
     assert "Traceback" not in "".join(done.said), done.said
-    assert done.kills >= 2
+    assert done.kills >= 1
     assert differences(whole, run) == []
 
 
