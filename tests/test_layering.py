@@ -47,6 +47,7 @@ ROOMS = (
     "plan",
     "find_rate",
     "rerun",
+    "proof",
     "commands",
     "__init__",  # offers names of all rooms
     "main",

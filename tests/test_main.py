@@ -117,6 +117,18 @@ def test_plan_needs_no_workdir(
     assert capsys.readouterr() == ("the plan\n", "")
 
 
+@pytest.mark.parametrize("identical", [True, False])
+def test_the_selftests_result_is_the_exit_status(
+    identical: bool, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = types.SimpleNamespace(selftest=calls.function("selftest", identical))
+    monkeypatch.setitem(sys.modules, "tf_finetune.proof.selftest", fake)
+    assert (
+        run("--mode=selftest") == run("--mode=selftest", f"--workdir={tmp_path}") == 1 - identical
+    )
+    assert [arguments for _, arguments, _ in calls] == [(None,), (tmp_path,)]
+
+
 def test_evaluate_and_export_take_the_runs_configuration(
     calls: Calls, finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +225,11 @@ def test_another_configuration_than_the_runs_is_refused(
         ("--mode=predict --workdir=run --input=no.csv", '--input: there is no file "no.csv"'),
         ("--mode=evaluate --workdir=run --output=x", "--output has no use in --mode=evaluate"),
         ("--mode=predict --text=x", "--workdir is missing"),
+        ("--mode=selftest --config.fit.seed=1", "makes a run of its own: leave --config out"),
+        ("--mode=selftest --config.fit.seeed=1", 'Did you mean "config.fit.seed"?'),
+        ("--mode=selftest fast", 'unexpected "fast": --mode=selftest takes flags alone'),
+        ("--mode=selftest --input=D", "--input has no use in --mode=selftest"),
+        ("--mode=selftest --workdir=.", '--workdir "." is not empty (it holds D)'),
     ],
 )
 def test_mistakes_are_one_message_and_status_2(

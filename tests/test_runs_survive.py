@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.disks import fill, mounted
 from tests.mistakes import refusal, said, snapshot, table
 from tests.runs import Run
 from tf_finetune import assemble, main, train
@@ -112,21 +112,8 @@ def test_the_export_folder_of_others(
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that can be filled."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted here: {getattr(error, 'stderr', error)}")
-    yield folder
-    # Lazily: the rows of a failed run may still be mapped into memory.
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> None:
-    with (disk / "filler").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
+    with mounted(tmp_path / "disk", "64m") as folder:
+        yield folder
 
 
 def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,32 +1,15 @@
 """Random models small enough for unit tests, and texts that one can learn."""
 
 import keras
-import keras_hub
-import numpy as np
 
 from tf_finetune.model.task import TextTask
-
-WORDS = ["good", "bad", "fine", "poor", "film", "plot", "the", "a", "is", "was", "##s"]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-
-
-def tiny_preprocessor(sequence_length=16):
-    tokenizer = keras_hub.models.BertTokenizer(VOCABULARY, lowercase=True)
-    return keras_hub.models.BertTextClassifierPreprocessor(
-        tokenizer, sequence_length=sequence_length
-    )
-
-
-def tiny_backbone(dropout=0.0, num_layers=3):
-    return keras_hub.models.BertBackbone(
-        vocabulary_size=len(VOCABULARY),
-        num_layers=num_layers,
-        num_heads=2,
-        hidden_dim=16,
-        intermediate_dim=32,
-        max_sequence_length=32,
-        dropout=dropout,
-    )
+from tf_finetune.proof.tiny import (  # noqa: F401
+    VOCABULARY,
+    WORDS,
+    tiny_backbone,
+    tiny_preprocessor,
+    tiny_texts,
+)
 
 
 def tiny_task(kind="classification", class_names=("neg", "pos"), seed=0, **options):
@@ -34,18 +17,6 @@ def tiny_task(kind="classification", class_names=("neg", "pos"), seed=0, **optio
     backbone = tiny_backbone(options.pop("backbone_dropout", 0.0))
     options.setdefault("dropout", 0.0)
     return TextTask(backbone, tiny_preprocessor(), kind, class_names, **options)
-
-
-def tiny_texts(count=64, seed=0):
-    """Texts of 2 to 12 words and their labels: 1 where "good" occurs."""
-    generator = np.random.default_rng(seed)
-    texts, labels = [], []
-    for i in range(count):
-        words = list(generator.choice(WORDS[4:10], size=generator.integers(1, 12)))
-        words.insert(int(generator.integers(0, len(words) + 1)), "good" if i % 2 else "bad")
-        texts.append(" ".join(words))
-        labels.append(i % 2)
-    return texts, np.array(labels, "int32")
 
 
 def two_headed():

@@ -24,6 +24,7 @@ _LAZY = {
     "load_model": "tf_finetune.results.load",
     "merge_lora": "tf_finetune.model.lora",
     "save_adapter": "tf_finetune.model.lora",
+    "selftest": "tf_finetune.proof.selftest",
 }
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "load_model",
     "merge_lora",
     "save_adapter",
+    "selftest",
 ]
 
 

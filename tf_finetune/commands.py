@@ -23,6 +23,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "evaluate": ("input",),
     "export": ("output",),
     "predict": ("input", "output", "text"),
+    "selftest": (),
 }
 
 
@@ -38,6 +39,7 @@ class Command:
         output: where to write; None if not given.
         texts: the texts to predict.
         line: what was typed, for the report.
+        has_workdir: whether `workdir` was given.
     """
 
     mode: str
@@ -47,19 +49,28 @@ class Command:
     output: Path | None
     texts: list[str]
     line: str
+    has_workdir: bool
 
 
-def carry_out(command: Command, stop: Stop) -> None:
+def carry_out(command: Command, stop: Stop) -> bool:
     """Does what the command asks for, and prints the result.
 
     Args:
         command: what to do.
         stop: followed by a run; all else is broken off.
+
+    Returns:
+        Whether all is well, but for a selftest always True.
     """
     if command.mode == "train":
         _train(command, stop)
+    elif command.mode == "selftest":
+        from tf_finetune.proof.selftest import selftest
+
+        return selftest(command.workdir if command.has_workdir else None)
     else:
         _DO[command.mode](command)
+    return True
 
 
 def _start_tensorflow() -> None:

@@ -3,9 +3,9 @@
     tf-finetune --config=RECIPE.py --workdir=FOLDER --config.KEY=VALUE ...
 
 The exit status is 0 when done, 2 for a mistake that you can mend, 1 for one that is
-ours, 130 after Ctrl-C, 143 after SIGTERM, 75 when another worker of the run was lost or
-never came. A run that was stopped or killed goes on where it was when the same command is
-given again, on all its hosts.
+ours or a selftest that failed, 130 after Ctrl-C, 143 after SIGTERM, 75 when another worker
+of the run was lost or never came. A run that was stopped or killed goes on where it was when
+the same command is given again, on all its hosts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import errno
 import os
 import platform
 import shlex
-import signal
 import sys
 import tempfile
 import traceback
@@ -32,7 +31,7 @@ from tf_finetune.data.paths import expand
 from tf_finetune.errors import UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
-from tf_finetune.stopping import Stop, Stopped
+from tf_finetune.stopping import Stop, Stopped, ask_on_sigterm, ignore_sigterm
 from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
@@ -56,23 +55,23 @@ def run(argv: Sequence[str] | None = None) -> int:
     """
     own_process = argv is None
     argv = list(sys.argv if argv is None else argv)
-    command, stop = None, Stop()
+    command, stop, well = None, Stop(), True
     if own_process:
-        signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+        ask_on_sigterm(stop)
     try:
         command = parse(argv)
         if command is None:
             print(help_text())
         else:
-            carry_out(command, stop)
+            well = carry_out(command, stop)
         if own_process:  # all is done
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_sigterm()
         sys.stdout.flush()
-        return 0
+        return 0 if well else 1
     except Stopped:
         message, status = _stopped(command, stop), 143
         if own_process:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_sigterm()
             sys.stdout.flush()
             atexit.register(os._exit, status)  # TensorFlow's threads are in the middle of work
     except UserError as error:
@@ -172,6 +171,7 @@ def parse(argv: Sequence[str]) -> Command | None:
         output=Path(values.output) if values.output else None,
         texts=texts,
         line=_line(argv),
+        has_workdir=bool(values.workdir),
     )
 
 
@@ -183,6 +183,10 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
     else:
         config = read_config(run) if run else FineTuneConfig()
     config, texts = override(config, rest, known=tuple(values))
+    if values.mode == "selftest":
+        if values.config or any(argument.startswith("--config.") for argument in rest):
+            raise UserError("--mode=selftest makes a run of its own: leave --config out.")
+        return config, texts
     if not values.workdir and values.mode not in ("plan", "find_rate"):
         raise UserError("--workdir is missing; it names the run's folder, as --workdir=runs/first.")
     config.validate()

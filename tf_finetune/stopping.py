@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
+
+# Seconds until a wish is told once more.
+_AGAIN = 0.01
 
 
 class Stopped(BaseException):
@@ -54,3 +60,30 @@ class Stop:
         finally:
             self._held = False
         self.check()
+
+
+def ask_on_sigterm(stop: Stop) -> None:
+    """Has SIGTERM ask for a stop; of a process that is all ours, from its main thread.
+
+    Where Python drops the exception, as in a `__del__` of TensorFlow's, it asks again.
+    """
+    dropped = sys.unraisablehook
+
+    def ask(*_: Any) -> None:
+        stop.ask()
+
+    def again(what: Any) -> None:
+        if issubclass(what.exc_type, Stopped):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            dropped(what)
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGALRM, ask)
+    sys.unraisablehook = again
+
+
+def ignore_sigterm() -> None:
+    """From here on the process ends by itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)

@@ -1,3 +1,7 @@
+import gc
+import time
+import weakref
+
 import numpy as np
 import pytest
 
@@ -72,3 +76,22 @@ def test_evaluation_sees_each_row_once_in_the_order_it_says(batch_size):
     seen = np.concatenate([y.numpy() for _, y in dataset])
     assert np.array_equal(seen, rows[evaluation_order(Numbers(), rows)])
     assert dataset.cardinality() == -(-100 // batch_size)
+
+
+@pytest.mark.parametrize("passes", [training_dataset, evaluation_dataset])
+def test_the_examples_go_when_their_dataset_goes(passes):
+    """TensorFlow keeps the generators of all datasets until the process ends."""
+    store = Numbers()
+    there = weakref.ref(store)
+    given = {"seed": 0} if passes is training_dataset else {}
+    dataset = passes(store, np.arange(333), np.arange(333), batch_size=6, **given).take(5)
+    del store
+    assert len(list(dataset)) == len(list(dataset)) == 5
+    assert there()
+    del dataset
+    for _ in range(600):  # TensorFlow ends what it had begun in its own time
+        gc.collect()
+        if not there():
+            return
+        time.sleep(0.1)
+    raise AssertionError

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from tests import runs
+from tests.reliability.stopping import stopping_at
 from tests.runs import config_for
 from tf_finetune.checkpoints.files import CheckpointFiles
 from tf_finetune.checkpoints.saver import Saver
 from tf_finetune.fit.resuming import SaveState
+from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.train import fine_tune
 
 SIZE = 1_000_000
@@ -57,8 +62,8 @@ def test_two_hundred_saves_of_one_run(
     seen: list[tuple[int, int, int]] = []
     end = SaveState.on_train_batch_end
 
-    def noted(state: SaveState, *args: object) -> None:
-        end(state, *args)  # type: ignore[arg-type]
+    def noted(state: SaveState, batch: int, logs: Any = None) -> None:
+        end(state, batch, logs)
         state._saving.saver.wait()
         seen.append((handles(), on_disk(tmp_path / "run" / "checkpoints"), held()))
 
@@ -70,3 +75,28 @@ def test_two_hundred_saves_of_one_run(
     assert late[0] == early[0]
     assert late[1] < early[1] + 40_000  # the history of 80 epochs is in them
     assert late[2] - early[2] < 20_000_000
+
+
+@pytest.mark.slow
+def test_two_hundred_starts_of_one_run(
+    preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes on, makes an update or two, saves, and is stopped."""
+    stopping_at(2, monkeypatch)
+    config = config_for(preset, phases="probe", probe_epochs=110, save_every=1, global_batch=16)
+    seen: list[tuple[int, int, int, int]] = []
+    places: set[str] = set()
+    for _ in range(200):
+        stop = Stop()
+        with pytest.raises(Stopped):
+            fine_tune(config, tmp_path / "run", runs.classes(), stop=stop, say=lambda line: None)
+        places.add(stop.place)
+        keras.backend.clear_session()
+        gc.collect()
+        seen.append((held(), handles(), threading.active_count(), on_disk(tmp_path / "run")))
+    assert len(places) == 200
+    early, late = seen[100], seen[-1]
+    assert late[1:3] == early[1:3]
+    # TensorFlow keeps some graphs of each run until the process ends, about 1 MB here.
+    assert late[0] - early[0] < 200_000_000
+    assert late[3] - early[3] < 200_000  # figures of 50 epochs, and a line of each start

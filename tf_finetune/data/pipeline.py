@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -126,5 +127,17 @@ def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:
         return tf.TensorSpec([None, None] if tokens else [None, *array.shape[1:]], array.dtype)
 
     signature = tf.nest.map_structure(spec, (store.batch(np.array([0])), labels[:1]))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    held = weakref.ref(batches)
+
+    def begin() -> Iterator[Any]:
+        # TensorFlow keeps what it is given here until the process ends, and with it the
+        # examples of every run.
+        found = held()
+        if found is None:
+            raise RuntimeError("the dataset was given back before it was read")
+        return found()
+
+    dataset = tf.data.Dataset.from_generator(begin, output_signature=signature)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    dataset.kept = batches  # datasets made from this one keep it
+    return dataset
