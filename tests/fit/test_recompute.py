@@ -345,7 +345,6 @@ def test_statistics_that_move_are_refused_and_frozen_ones_are_not():
 
 
 def test_a_setting_without_effect_is_refused():
+    data, phases = (np.zeros((8, 8)), np.zeros((8, 2))), [Phase(train="head")]
     with pytest.raises(UserError, match="gradient_checkpointing is True, but all phases"):
-        fit_phases(
-            flat(), None, phases=[Phase(train="head")], loss="mse", gradient_checkpointing=True
-        )
+        fit_phases(flat(), data, phases=phases, loss="mse", gradient_checkpointing=True)
