@@ -189,6 +189,16 @@ def test_gradual_opens_a_block_an_epoch():
     ]
 
 
+def test_a_stage_that_opens_nothing_is_named():
+    said = []
+    fit(build(), GradualUnfreezing({0: "head", 1: "head", 2: "all"}, say=said.append))
+    assert said[0] == 'schedule: epoch 1 has "head" as before, and opens nothing.'
+    assert [line for line in said if "audit" in line] == [
+        "epochs 1 to 2: audit: 2 variables moved, 4 frozen bit-identical",
+        "epochs 3 to 3: audit: 6 variables moved, 0 frozen bit-identical",
+    ]
+
+
 def test_each_stage_is_audited():
     said = []
     callback = GradualUnfreezing({0: "head", 1: "last:1", 3: "all"}, say=said.append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import keras
@@ -81,6 +82,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
         check_strategy(self.model, self._inner())
         self._groups = layer_groups(self.model, self._backbone)
         self._schedule = self._stages()
+        for (_, before), (epoch, train) in itertools.pairwise(sorted(self._schedule.items())):
+            if train == before:
+                self._say(f'schedule: epoch {epoch} has "{train}" as before, and opens nothing.')
         self._check_accumulation(self.params["steps"])
         if batches := self.params["steps"]:
             last = (self.params["epochs"] - max(self._schedule)) * batches
