@@ -50,7 +50,8 @@ def test_two_hundred_saves_each_by_a_run_that_goes_on(tmp_path: Path) -> None:
         saver.close()
         seen.append((held(), handles(), threading.active_count(), on_disk(tmp_path)))
     early, late = seen[20], seen[-1]
-    assert late[0] - early[0] < 4 * SIZE
+    # A few arrays of 4 MB may wait to be given back; one kept by each save would be 720 MB.
+    assert late[0] - early[0] < 4 * 4 * SIZE
     assert late[1:3] == early[1:3]
     assert late[3] < 2.1 * 4 * SIZE
 
@@ -97,6 +98,7 @@ def test_two_hundred_starts_of_one_run(
     assert len(places) == 200
     early, late = seen[100], seen[-1]
     assert late[1:3] == early[1:3]
-    # TensorFlow keeps some graphs of each run until the process ends, about 1 MB here.
+    # TensorFlow's registry of gradients keeps a step's graph until the process ends, for a custom
+    # gradient in it (`ops.RegisterGradient` in custom_gradient.py): 1.2 MB a start here.
     assert late[0] - early[0] < 200_000_000
     assert late[3] - early[3] < 200_000  # figures of 50 epochs, and a line of each start
