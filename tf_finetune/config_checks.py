@@ -27,10 +27,14 @@ POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
+AUGMENTS = ("none", "light", "medium", "strong")
+IMAGE_RESIZES = ("crop", "squash", "pad")
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8
+_LEAST_PIXELS = 8
 _NOISE = ("token_deletion", "token_swap", "token_mask")
+_AUGMENTATION = ("augment", "flip")
 
 
 def check_values(config: FineTuneConfig) -> None:
@@ -48,6 +52,12 @@ def check_values(config: FineTuneConfig) -> None:
             f"config.model.sequence_length is {model.sequence_length}; it must be at least "
             f"{_LEAST_TOKENS}, of which the model takes two or three itself, or 0 to choose it "
             "from the data."
+        )
+    one_of("config.model.image_resize", model.image_resize, IMAGE_RESIZES)
+    if model.image_size and model.image_size < _LEAST_PIXELS:
+        raise UserError(
+            f"config.model.image_size is {model.image_size}; it must be at least {_LEAST_PIXELS}, "
+            "or 0 for the size that the backbone was trained with."
         )
     for name, value in (
         ("config.model.dropout", model.dropout),
@@ -134,14 +144,19 @@ def _check_balance(fit: FitConfig, task: str) -> None:
 
 
 def _check_noise(config: FineTuneConfig) -> None:
-    """Refuses changes of texts that no phase would see."""
-    for field in _NOISE:
-        if getattr(config.data, field) and config.fit.cache and set(_trained(config)) == {"head"}:
-            raise UserError(
-                f"config.data.{field} changes the training texts, but all phases train the head "
-                "alone, on features of the texts as they are. Set it to 0, set "
-                "config.fit.cache=False, or choose other phases."
-            )
+    """Refuses changes of texts or pictures that no phase would see."""
+    if not config.fit.cache or set(_trained(config)) != {"head"}:
+        return
+    defaults = type(config.data)()
+    for fields, what in ((_NOISE, "texts"), (_AUGMENTATION, "pictures")):
+        for field in fields:
+            if getattr(config.data, field) != getattr(defaults, field):
+                raise UserError(
+                    f"config.data.{field} changes the training {what}, but all phases train the "
+                    f"head alone, on features of the {what} as they are. Set it to "
+                    f"{getattr(defaults, field)}, set config.fit.cache=False, or choose other "
+                    "phases."
+                )
 
 
 def _trained(config: FineTuneConfig) -> list[str]:
@@ -181,6 +196,7 @@ def _check_data(data: DataConfig, task: str) -> None:
         raise UserError("config.data.path and config.data.tfds are both set; choose one.")
     for field in ("leaks", "duplicates", "conflicts", "bad_rows"):
         one_of(f"config.data.{field}", getattr(data, field), POLICIES)
+    one_of("config.data.augment", data.augment, AUGMENTS)
     seed("config.data.seed", data.seed)
     at_least("config.data.limit", data.limit, 0)
     at_least("config.data.min_per_class", data.min_per_class, 1)
@@ -206,8 +222,14 @@ def _check_data(data: DataConfig, task: str) -> None:
 
 
 def _check_columns(data: DataConfig) -> None:
+    if data.image and data.text_pair:
+        raise UserError(
+            f'config.data.image is "{data.image}" and config.data.text_pair "{data.text_pair}"; '
+            "a run is about pictures or about texts: leave one of them empty."
+        )
     taken: dict[str, str] = {}
-    for field in ("text", "label", "text_pair"):
+    # Where rows are pictures, no text is read.
+    for field in ("image" if data.image else "text", "label", "text_pair"):
         column = getattr(data, field)
         if not column and field != "text_pair":
             raise UserError(f"config.data.{field} is empty; name the column.")

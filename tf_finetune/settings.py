@@ -10,10 +10,11 @@ class DataConfig:
     """Where the labelled examples come from, and how they are checked and split.
 
     Attributes:
-        path: a file, a glob, a folder of text files by class, or several of
+        path: a file, a glob, a folder of text files or pictures by class, or several of
             them separated by commas. `.csv`, `.tsv`, `.jsonl` and `.parquet`,
-            each also gzipped. `package:NAME/FILE` is a file inside an installed
-            Python package, which is read but never imported.
+            each also gzipped; a `.zip` or `.tar` of a folder of pictures.
+            `package:NAME/FILE` is a file inside an installed Python package, which is
+            read but never imported.
         tfds: a TensorFlow Datasets name that has been prepared on this machine.
         tfds_dir: the folder it was prepared in; empty means the TFDS default.
         delimiter: between the columns of a CSV file; empty means `,` for `.csv`
@@ -22,6 +23,8 @@ class DataConfig:
         where: `COLUMN=VALUE` keeps only the rows with that value.
         text: the column that holds the text.
         text_pair: the column of a second text, for tasks on pairs.
+        image: the column that holds the path of a picture, from the data file's folder on;
+            in place of `text`. Folders by class, archives and arrays of pictures need none.
         label: the column that holds the label.
         label_separator: between the labels of one row in a multi-label column.
         classes: the labels that are allowed, in order; empty means those found.
@@ -41,13 +44,18 @@ class DataConfig:
         conflicts: what to do with training rows of equal text, unequal label.
         bad_rows: what to do with rows that are empty, null, unreadable or of an
             unknown label.
-        near_duplicates: estimated Jaccard similarity of word 3-grams from which two
-            texts count as near duplicates, 0 to 1; 0 turns the search off.
+        near_duplicates: Jaccard similarity of word 3-grams from which two texts count
+            as near duplicates, 0 to 1, or how alike two pictures look; 0 turns the search
+            off.
         token_deletion: chance of a training token to be left out, anew in each epoch,
             0 to 1; not while the frozen backbone's outputs are cached.
         token_swap: share of a training text's tokens that change places, likewise.
         token_mask: chance of a training token to be replaced by the mask token, likewise;
             only for a backbone that was pretrained to fill masks.
+        augment: how much training pictures are changed, anew in each epoch: `none`, `light`,
+            `medium` or `strong`; not while the frozen backbone's outputs are cached.
+        flip: whether a training picture may also be mirrored, left for right. Digits, texts
+            and signs mean something else in the mirror.
         min_per_class: a class with fewer training rows is an error.
         seed: of the split made here and of `limit`.
     """
@@ -60,6 +68,7 @@ class DataConfig:
     where: str = ""
     text: str = "text"
     text_pair: str = ""
+    image: str = ""
     label: str = "label"
     label_separator: str = "|"
     classes: tuple[str, ...] = ()
@@ -78,6 +87,8 @@ class DataConfig:
     token_deletion: float = 0.0
     token_swap: float = 0.0
     token_mask: float = 0.0
+    augment: str = "none"
+    flip: bool = False
     min_per_class: int = 2
     seed: int = 0
 
@@ -95,6 +106,10 @@ class ModelConfig:
         dropout: rate in front of the head's last layer, 0 to 1.
         sequence_length: tokens a text is cut to; 0 chooses it from the data, up
             to the backbone's limit.
+        image_size: pixels a side that a picture is resized to; 0 means as the backbone was
+            trained.
+        image_resize: how a picture gets a square's shape: `crop` its longer sides, `squash`
+            it, or `pad` it with black.
         lora_rank: of the adapters, where a phase trains `lora`.
         lora_alpha: an adapter counts `lora_alpha / lora_rank`.
         lora_targets: which kernels get an adapter, as in `Phase.train`.
@@ -105,6 +120,8 @@ class ModelConfig:
     pooling: str = "mean"
     dropout: float = 0.1
     sequence_length: int = 0
+    image_size: int = 0
+    image_resize: str = "crop"
     lora_rank: int = 8
     lora_alpha: float = 16.0
     lora_targets: str = "re:(query|value)"
