@@ -1,0 +1,164 @@
+"""One file of a picture made red, green and blue bytes, upright and over white."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_MOST_PIXELS = 89_478_485  # above this Pillow itself warns of decompression bombs
+_LEAST_SIDE = 8
+# JPEGs are decoded at a half, a quarter or an eighth of their size where that leaves this
+# many times the size asked for: Pillow calls the result "practically indistinguishable".
+_REDUCING_GAP = 3
+_WIDE_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+INTERPOLATIONS = tuple(_RESAMPLING)
+
+
+class Unusable(Exception):
+    """This file gives no picture; the message is the kind of finding."""
+
+
+KINDS = (
+    "missing picture",
+    "unreadable file",
+    "empty file",
+    "not a picture",
+    "too many pixels",
+    "tiny picture",
+    "truncated picture",
+    "corrupt picture",
+    "unknown range of values",
+)
+"""Why a file gives no picture."""
+
+
+def open_picture(path: str) -> Image.Image:
+    """The picture in a file by its header alone: no pixel is decoded yet.
+
+    Raises:
+        Unusable: if the file cannot be read, holds no picture, or one too small or too
+            large: a header of a few bytes can ask for gigabytes.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+        raise Unusable("missing picture" if gone else "unreadable file") from None
+    except ValueError:  # a zero byte in the name
+        raise Unusable("missing picture") from None
+    if not content:
+        raise Unusable("empty file")
+    if content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") > len(content) - 8:
+        raise Unusable("truncated picture")  # the reader of WebP does not tell
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise Unusable("too many pixels") from None
+    except Exception as error:  # Pillow's readers raise many kinds on bytes that are wrong
+        raise Unusable(_damage(error, "not a picture")) from None
+    width, height = image.size
+    if width * height > _MOST_PIXELS:
+        raise Unusable("too many pixels")
+    if min(width, height) < _LEAST_SIDE:
+        raise Unusable("tiny picture")
+    return image
+
+
+def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Image:
+    """The pixels as RGB: turned as its EXIF data say, alpha over white, 16 bits cut to 8.
+
+    Of several frames the first is taken. Colour profiles are not applied.
+
+    Args:
+        image: of `open_picture`.
+        least: (height, width) that is wanted in the end; large JPEGs come smaller then.
+
+    Raises:
+        Unusable: if the file is damaged, or its values have no known range.
+    """
+    try:
+        if least and image.format in ("JPEG", "MPO"):
+            side = _REDUCING_GAP * max(least)  # it may still have to be turned
+            image.draft(None, (side, side))
+        image.load()
+    except Exception as error:
+        raise Unusable(_damage(error, "corrupt picture")) from None
+    with contextlib.suppress(Exception):  # what is wrong with EXIF data hurts no pixel
+        ImageOps.exif_transpose(image, in_place=True)
+    return _rgb(image)
+
+
+def is_animated(image: Image.Image) -> bool:
+    """Whether there are more frames than the first; a phone's preview in a JPEG is none."""
+    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+
+
+def _damage(error: Exception, otherwise: str) -> str:
+    return "truncated picture" if "truncated" in str(error).lower() else otherwise
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _WIDE_GREY:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise Unusable("unknown range of values")
+        image = Image.fromarray(((values * 255 + 2**15) // (2**16 - 1)).astype(np.uint8))
+    if image.mode == "F":
+        raise Unusable("unknown range of values")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def resize(image: Image.Image, size: tuple[int, int], interpolation: str, how: str) -> np.ndarray:
+    """A picture at the size of the model's input, antialiased.
+
+    Args:
+        image: in RGB.
+        size: (height, width).
+        interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos` or `area`.
+        how: another shape is reached by `crop` (the middle stays), `squash` or `pad`
+            (with black), each as by `keras.layers.Resizing`.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    height, width = size
+    box = None
+    if how == "crop":
+        box_width, box_height = _shape(image.size, min, height, width)
+        left, top = (image.width - box_width) // 2, (image.height - box_height) // 2
+        box = (left, top, left + box_width, top + box_height)
+    elif how == "pad":
+        box_width, box_height = _shape(image.size, max, height, width)
+        border = (box_width - image.width) // 2, (box_height - image.height) // 2
+        image = ImageOps.expand(image, border)
+    return np.asarray(image.resize((width, height), _RESAMPLING[interpolation], box=box))
+
+
+def _shape(
+    size: tuple[int, int], choose: Callable[..., int], height: int, width: int
+) -> tuple[int, int]:
+    """Width and height in this proportion: inside of `size` by `min`, around it by `max`."""
+    own_width, own_height = size
+    return (
+        max(1, choose(own_width, own_height * width // height)),
+        max(1, choose(own_height, own_width * height // width)),
+    )
