@@ -13,7 +13,7 @@ import pyarrow as pa
 from tf_finetune.assemble import SPLITS
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
-from tf_finetune.data.duplicates import scan
+from tf_finetune.data.content import scan
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.text import texts_of
 from tf_finetune.errors import UserError

@@ -34,8 +34,8 @@ def test_normalise_folds_form_case_and_space():
 def test_scan_gives_equal_keys_to_equal_texts_and_the_lengths():
     found = scan(_table(["Good film", "good  FILM", "bad film"]))
     assert found.keys[0] == found.keys[1] != found.keys[2]
-    assert found.characters.tolist() == [9, 10, 8]
-    assert found.words.tolist() == [2, 2, 2]
+    assert found.sizes["characters"].tolist() == [9, 10, 8]
+    assert found.sizes["words"].tolist() == [2, 2, 2]
 
 
 def test_scan_digest_tells_texts_apart_that_differ_only_in_form():
@@ -114,9 +114,9 @@ def test_alike_joins_copies_near_copies_and_groups():
     long = " ".join(LONG)
     texts = [long, long + " more", LONG[0], LONG[0].upper(), "other"]
     table = _table(texts, group=["a", "b", "b", "c", "d"])
-    alike = find_alike(table, scan(table).keys, 0.8)
+    alike = find_alike(table, scan(table), 0.8)
     assert alike.near.tolist() == [[0, 1]]
-    assert alike.texts.tolist() == [0, 0, 2, 2, 4]
+    assert alike.content.tolist() == [0, 0, 2, 2, 4]
     assert alike.groups.tolist() == [0, 1, 1, 3, 4]
     assert alike.together.tolist() == [0, 0, 0, 0, 4]
     assert alike.note == ""
@@ -126,6 +126,6 @@ def test_alike_joins_copies_near_copies_and_groups():
 def test_a_search_that_is_not_made_is_said(monkeypatch, threshold, most):
     monkeypatch.setattr(duplicates, "_MOST_SEARCHED", most)
     table = _table(["film good", "good film", "other"])
-    alike = find_alike(table, scan(table).keys, threshold)
+    alike = find_alike(table, scan(table), threshold)
     assert len(alike.near) == 0
     assert "not looked for" in alike.note

@@ -184,7 +184,9 @@ def test_text_folder(here):
 
 def test_text_folder_without_class_folders(here):
     save_csv(here / "a.csv")
-    with pytest.raises(UserError, match=r"no text files in class folders.*holds a\.csv"):
+    with pytest.raises(
+        UserError, match=r"no text files in class folders.*nor pictures.*holds a\.csv"
+    ):
         load(here, path=str(here))
     (here / "pos").mkdir()
     (here / "pos" / "a.txt").write_bytes(b"\x00\x01")

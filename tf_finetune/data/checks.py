@@ -6,6 +6,8 @@ that is left out. It notes what it finds, enforces the policy and returns new si
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyarrow as pa
 
@@ -19,7 +21,7 @@ from tf_finetune.settings import DataConfig
 LEFT_OUT = -1
 _SHOWN = 5
 _TOGETHER = (
-    "Rows of one group or of (nearly) equal text stay together: see config.data.group and "
+    "Rows of one group or of (nearly) equal content stay together: see config.data.group and "
     "config.data.near_duplicates."
 )
 
@@ -31,12 +33,12 @@ def note(
     rows: np.ndarray,
     others: np.ndarray | None = None,
 ) -> None:
-    """Adds a finding for each row, with its text, and for some kinds the row it is like.
+    """Adds a finding for each row, with what it holds, and for some kinds the row it is like.
 
     Args:
         findings: what to add to.
         kind: of finding.
-        table: has `text`, `file` and `row`.
+        table: has `text` or `image`, `file` and `row`.
         rows: (m,) int64.
         others: (m,) int64, for each row the one it is like.
     """
@@ -49,7 +51,15 @@ def note(
             other = place(table, int(others[i]))
             here, there = where.rpartition(":"), other.rpartition(":")
             where += f" like row {there[2]}" if here[0] == there[0] else f" like {other}"
-        findings.add(kind, where, table["text"][row].as_py())
+        findings.add(kind, where, content(table, row))
+
+
+def content(table: pa.Table, row: int) -> str:
+    """The row's text, or its picture's path where that says more than `place`."""
+    if "text" in table.column_names:
+        return table["text"][row].as_py()
+    path = table["image"][row].as_py()
+    return "" if path == os.path.abspath(table["file"][row].as_py()) else path
 
 
 def place(table: pa.Table, row: int) -> str:
@@ -104,12 +114,12 @@ def conflicts(
     findings: Findings,
     config: DataConfig,
 ) -> np.ndarray:
-    """Finds texts that stand with unequal labels; dropped are all their training rows.
+    """Finds texts or pictures that stand with unequal labels; dropped are all their training rows.
 
     Args:
         table: the rows.
         sides: (n,) int8.
-        keys: (n,) uint64, equal for equal texts.
+        keys: (n,) uint64, equal for equal texts or pictures.
         label_ids: (n,) int64, equal for equal labels.
         findings: what to add to.
         config: `conflicts` is the policy.
@@ -139,12 +149,12 @@ def copies(
     findings: Findings,
     config: DataConfig,
 ) -> np.ndarray:
-    """Finds rows whose text and label stood before in the same split.
+    """Finds rows whose content and label stood before in the same split.
 
     Args:
         table: the rows.
         sides: (n,) int8.
-        keys: (n,) uint64, equal for equal texts.
+        keys: (n,) uint64, equal for equal texts or pictures.
         label_ids: (n,) int64, equal for equal labels.
         findings: what to add to.
         config: `duplicates` is the policy, on training rows only.
@@ -152,7 +162,7 @@ def copies(
     Returns:
         The new sides.
     """
-    # Text and label in one number, modulo 2**64.
+    # Content and label in one number, modulo 2**64.
     both = keys + label_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     found = {}
     for side, name in enumerate(SPLITS):

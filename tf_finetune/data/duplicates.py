@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,19 +30,25 @@ Texts = tuple[str, ...]
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Scan:
-    """What one pass over the texts found.
+    """What one pass over the texts or pictures found.
 
     Attributes:
-        keys: (n,) uint64, equal for rows whose normalised texts are equal.
-        characters: (n,) int64, of the text and its pair together.
-        words: (n,) int64, as separated by white space.
-        digest: sha256 of the texts as they stand.
+        keys: (n,) uint64, equal for rows whose normalised texts, or pixels, are equal.
+        sizes: by what they are counted in, (n,) int64: the characters and words of the
+            text and its pair together, or a picture's width and height.
+        digest: sha256 of the texts or pixels as they stand.
+        near: gives the pairs (p, 2) of nearly equal ones among some distinct rows, by the
+            least similarity.
+        unusable: by row, the kind of finding for those that cannot be read.
+        odd: by kind of finding, the rows that are usable and may surprise.
     """
 
     keys: np.ndarray
-    characters: np.ndarray
-    words: np.ndarray
+    sizes: dict[str, np.ndarray]
     digest: bytes
+    near: Callable[[np.ndarray, float], np.ndarray]
+    unusable: dict[int, str] = dataclasses.field(default_factory=dict)
+    odd: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -50,15 +56,15 @@ class Alike:
     """Which rows are alike.
 
     Attributes:
-        near: (p, 2) int64, pairs of different texts that are nearly equal.
-        texts: (n,) int64, equal for rows of equal or nearly equal texts.
+        near: (p, 2) int64, pairs of different rows that are nearly equal.
+        content: (n,) int64, equal for rows of equal or nearly equal texts or pictures.
         groups: (n,) int64, equal for rows of one group.
         together: (n,) int64, equal for rows that are joined by either.
         note: why near duplicates were not looked for; empty if they were.
     """
 
     near: np.ndarray
-    texts: np.ndarray
+    content: np.ndarray
     groups: np.ndarray
     together: np.ndarray
     note: str
@@ -91,7 +97,12 @@ def scan(table: pa.Table) -> Scan:
         sizes[:, row] = sum(map(len, texts)), sum(len(text.split()) for text in texts)
         same = "\0".join(map(normalise, texts)).encode()
         keys[row] = int.from_bytes(hashlib.blake2b(same, digest_size=8).digest(), "little")
-    return Scan(keys=keys, characters=sizes[0], words=sizes[1], digest=digest.digest())
+    return Scan(
+        keys=keys,
+        sizes={"characters": sizes[0], "words": sizes[1]},
+        digest=digest.digest(),
+        near=lambda rows, threshold: near_duplicates(table, rows, threshold),
+    )
 
 
 def firsts(keys: np.ndarray) -> np.ndarray:
@@ -100,34 +111,34 @@ def firsts(keys: np.ndarray) -> np.ndarray:
     return first[inverse]
 
 
-def find_alike(table: pa.Table, keys: np.ndarray, threshold: float) -> Alike:
-    """Which rows belong together by text, nearly equal text and group.
+def find_alike(table: pa.Table, scan: Scan, threshold: float) -> Alike:
+    """Which rows belong together by content, nearly equal content and group.
 
     Args:
         table: the rows, perhaps with a column `group`.
-        keys: (n,) uint64 of `scan`.
+        scan: of these rows.
         threshold: least similarity of near duplicates; 0 turns the search off.
     """
     count = table.num_rows
-    first = firsts(keys)
+    first = firsts(scan.keys)
     distinct = np.flatnonzero(first == np.arange(count))
     near, note = np.empty((0, 2), np.int64), ""
     if not threshold:
         note = "Near duplicates were not looked for (config.data.near_duplicates=0)."
     elif len(distinct) > _MOST_SEARCHED:
         note = (
-            f"Near duplicates were not looked for: there are {len(distinct):,} different texts, "
+            f"Near duplicates were not looked for: there are {len(distinct):,} different rows, "
             f"and the search is made for at most {_MOST_SEARCHED:,}. Exact copies were found."
         )
     else:
-        near = near_duplicates(table, distinct, threshold)
+        near = scan.near(distinct, threshold)
     groups = np.arange(count)
     if "group" in table.column_names:
         codes = table["group"].combine_chunks().dictionary_encode().indices
         groups = firsts(codes.to_numpy(zero_copy_only=False))
-    texts = clusters(count, [*_links(first), *near.tolist()])
-    together = clusters(count, [*_links(texts), *_links(groups)])
-    return Alike(near=near, texts=texts, groups=groups, together=together, note=note)
+    content = clusters(count, [*_links(first), *near.tolist()])
+    together = clusters(count, [*_links(content), *_links(groups)])
+    return Alike(near=near, content=content, groups=groups, together=together, note=note)
 
 
 def near_duplicates(table: pa.Table, rows: np.ndarray, threshold: float) -> np.ndarray:

@@ -15,8 +15,9 @@ from tf_finetune.settings import DataConfig
 SPLITS = ("train", "validation", "test")
 _CHUNK = 1024
 _ALLOWED = (
-    "a pandas DataFrame, a dict of columns, a tuple (texts, labels), a finite tf.data.Dataset "
-    'of (text, label) or of dicts, or {"train": ..., "validation": ..., "test": ...} of these'
+    "a pandas DataFrame, a dict of columns, a tuple (texts, labels) or (pictures, labels), a "
+    "finite tf.data.Dataset of (text, label) or of dicts, or "
+    '{"train": ..., "validation": ..., "test": ...} of these'
 )
 
 
@@ -34,7 +35,7 @@ def parts(source: Any, config: DataConfig, columns: Columns, *, labelled: bool) 
         UserError: if the source is none of these, lacks a column, has columns of
             unequal length or never ends.
     """
-    if not (isinstance(source, Mapping) and "train" in source and config.text not in source):
+    if not (isinstance(source, Mapping) and "train" in source and _first(config) not in source):
         return [_part(source, "train", "data", config, columns, labelled)]
     if unknown := [name for name in source if name not in SPLITS]:
         raise UserError(f"data has the splits {quoted(unknown)}; allowed: {', '.join(SPLITS)}.")
@@ -65,6 +66,11 @@ def _part(
     return Part(name, split, _records(wanted, name, 0, config, columns))
 
 
+def _first(config: DataConfig) -> str:
+    """The column of texts, or of pictures."""
+    return config.image or config.text
+
+
 def _is_frame(source: Any) -> bool:
     pandas = sys.modules.get("pandas")  # who has a DataFrame has imported it
     return pandas is not None and isinstance(source, pandas.DataFrame)
@@ -80,7 +86,7 @@ def _named(element: Any, config: DataConfig, labelled: bool, name: str) -> dict[
         return {str(column): values for column, values in element.items()}
     first = element[0] if isinstance(element, tuple) and element else None
     if not labelled and (first is None or isinstance(first, str)):
-        return {config.text: element}
+        return {_first(config): element}
     if not isinstance(element, tuple) or len(element) != 2:
         found = f"{len(element)} values" if isinstance(element, tuple) else "no label"
         raise UserError(f"{name} gives {found} instead of (text, label). Allowed: {_ALLOWED}.")
@@ -93,7 +99,7 @@ def _named(element: Any, config: DataConfig, labelled: bool, name: str) -> dict[
     if pair and isinstance(inputs, tuple) and len(inputs) == 2:
         named = {config.text: inputs[0], config.text_pair: inputs[1]}
     else:
-        named = {config.text: inputs}
+        named = {_first(config): inputs}
     return named | {config.label: second}
 
 
@@ -129,6 +135,8 @@ def _values(values: Any, part: slice, column: str, name: str, config: DataConfig
     if hasattr(values, "iloc"):
         piece = values.iloc[part]
         return [_plain(value) for value in piece.astype(object).where(piece.notna(), None)]
+    if column == config.image:
+        return list(values[part])
     if isinstance(values, np.ndarray) and values.ndim > 1:
         return [_switched_on(row, column, name, config) for row in values[part]]
     return [_plain(value) for value in values[part]]
@@ -164,12 +172,14 @@ def _dataset(
     spec = _named(dataset.element_spec, config, labelled, name)
     columns.find_in(name, list(spec))
     for column in columns.names[: 2 if config.text_pair else 1]:
-        if spec[column].dtype.name != "string":
+        if spec[column].dtype.name != "string" and not config.image:
             raise UserError(
                 f'{name}: the column "{column}" is {spec[column].dtype.name}; it must be text '
                 "(tf.string), not token ids."
             )
-    batched = spec[columns.names[0]].shape.rank == 1
+    first = spec[columns.names[0]]
+    # A picture alone has height, width and channels, or is encoded in one string.
+    batched = first.shape.rank == (1 if first.dtype.name == "string" else 4)
     seen = 0
     for element in dataset.as_numpy_iterator():
         named = _named(element, config, labelled, name)

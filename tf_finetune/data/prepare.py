@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data import checks, duplicates
+from tf_finetune.data import checks, content, duplicates
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.report import write_report
@@ -29,7 +29,8 @@ class Prepared:
     """The rows to train on and to measure with.
 
     Attributes:
-        table: all rows that were read, memory-mapped: `text`, `text_pair` and so on.
+        table: all rows that were read, memory-mapped: `text`, `text_pair` and so on, or
+            `image`, the absolute path of a picture, in place of both.
         splits: for "train", "validation" and "test", and "retained" where it is given,
             the (m,) int64 rows of the table, ascending. Rows left out are in none.
         labels: for each row of the table; (n,) int32 classes, (n, k) float32
@@ -37,7 +38,7 @@ class Prepared:
         class_names: in the order of the classes; empty for regression.
         findings: what was found wrong.
         report: the data report, Markdown.
-        digest: sha256 over the texts, labels, class names and splits.
+        digest: sha256 over the texts or pixels, labels, class names and splits.
     """
 
     table: pa.Table
@@ -54,20 +55,21 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
 
     Args:
         config: `data` says where the rows are and what to do with what is wrong.
-        folder: an existing folder for the table of rows.
+        folder: an existing folder for the table of rows, and for pictures from archives,
+            arrays and TensorFlow Datasets.
         source: data handed over in Python, instead of `config.data.path`.
 
     Returns:
-        The prepared rows. Nothing has been written but the table.
+        The prepared rows. Nothing has been written but those.
 
     Raises:
         UserError: if the data cannot be trained on or a policy says `error`.
     """
     data, task = config.data, config.model.task
     table, findings = read(data, task, folder, source)
-    names, labels, sides = _label(table, task, data, findings)
-    scan = duplicates.scan(table)
-    alike = duplicates.find_alike(table, scan.keys, data.near_duplicates)
+    scan = content.scan(table)
+    names, labels, sides = _label(table, task, data, findings, scan)
+    alike = duplicates.find_alike(table, scan, data.near_duplicates)
     made = _fractions(table, data)
     sides = _split(table, sides, labels, scan.keys, alike.together, made, data.seed)
     sides = _check(table, sides, labels, scan.keys, alike, findings, data)
@@ -77,12 +79,13 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
     if not data.retained:
         del splits["retained"]
     report = write_report(
+        what=content.what(table),
         splits=splits,
         labels=labels,
         class_names=names,
         scan=scan,
         findings=findings,
-        how=_how(splits, made, data, classes=bool(names)),
+        how=_how(splits, made, data, content.what(table), classes=bool(names)),
         notes=[note for note in (limited, alike.note) if note],
     )
     return Prepared(
@@ -97,9 +100,9 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
 
 
 def _label(
-    table: pa.Table, task: str, data: DataConfig, findings: Findings
+    table: pa.Table, task: str, data: DataConfig, findings: Findings, scan: duplicates.Scan
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Class names, labels and sides: -1 for a row with an unknown label, else 0."""
+    """Class names, labels and sides: -1 for an unknown label or no picture, else 0."""
     names = () if task == "regression" else label_column.class_names(table, data)
     labels, known = label_column.encode(table, task, names)
     unknown = np.flatnonzero(~known)
@@ -107,6 +110,9 @@ def _label(
         label = table["label"][row].as_py()
         label = label if isinstance(label, str) else ", ".join(label)
         findings.add("unknown label", checks.place(table, row), label)
+    for row, kind in scan.unusable.items():
+        findings.add(kind, checks.place(table, row), checks.content(table, row))
+        known[row] = False
     bad = [kind for kind in findings.kinds() if kind != _OTHER_SPLIT]
     findings.enforce(bad, data.bad_rows, "bad_rows")
     for kind in bad:
@@ -115,8 +121,11 @@ def _label(
     if not known.any():
         raise UserError(
             f"No usable row is left ({findings.summary()}). "
-            "Check config.data.text and config.data.label."
+            f"Check config.data.{table.column_names[0]} and config.data.label."
         )
+    for kind, rows in scan.odd.items():
+        checks.note(findings, kind, table, rows)
+        findings.act(kind, "Kept: the first frame counts.")
     return names, labels, np.where(known, 0, checks.LEFT_OUT).astype(np.int8)
 
 
@@ -157,7 +166,7 @@ def _check(
     findings: Findings,
     data: DataConfig,
 ) -> np.ndarray:
-    clusters = {"leak": keys, "near leak": alike.texts, "group leak": alike.groups}
+    clusters = {"leak": keys, "near leak": alike.content, "group leak": alike.groups}
     sides = checks.leaks(table, sides, clusters, findings, data)
     _, label_ids = np.unique(labels, axis=0, return_inverse=True)
     label_ids = label_ids.ravel()
@@ -216,7 +225,12 @@ def _limit(
 
 
 def _how(
-    splits: dict[str, np.ndarray], made: dict[str, float], data: DataConfig, *, classes: bool
+    splits: dict[str, np.ndarray],
+    made: dict[str, float],
+    data: DataConfig,
+    what: str,
+    *,
+    classes: bool,
 ) -> str:
     """How each split came about, in a sentence."""
     if not made:
@@ -226,7 +240,7 @@ def _how(
     return (
         f"Split here, {' and '.join(parts)}, by seed {data.seed}: each split has its share of "
         f"each {'class' if classes else 'tenth of the targets'}, and rows of equal or nearly "
-        "equal text"
+        f"equal {what}"
         + (f" or equal `{data.group}`" if data.group else "")
         + " stay together."
         + (f" Given: {', '.join(given)}." if given else "")
@@ -234,9 +248,9 @@ def _how(
 
 
 def _digest(
-    texts: bytes, labels: np.ndarray, names: tuple[str, ...], splits: dict[str, np.ndarray]
+    contents: bytes, labels: np.ndarray, names: tuple[str, ...], splits: dict[str, np.ndarray]
 ) -> str:
-    digest = hashlib.sha256(texts)
+    digest = hashlib.sha256(contents)
     digest.update(repr((names, labels.shape, labels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(labels).tobytes())
     for name, rows in splits.items():

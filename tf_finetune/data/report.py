@@ -15,6 +15,7 @@ _MOST_CLASSES = 50
 
 def write_report(
     *,
+    what: str,
     splits: dict[str, np.ndarray],
     labels: np.ndarray,
     class_names: tuple[str, ...],
@@ -26,10 +27,11 @@ def write_report(
     """The data report as Markdown.
 
     Args:
+        what: `text` or `picture`, which the rows hold.
         splits: the rows of each split.
         labels: of all rows; see `Prepared`.
         class_names: empty for regression.
-        scan: lengths of all texts.
+        scan: sizes of all texts or pictures.
         findings: what was found wrong, and what was done about it.
         how: a sentence on how the splits came about.
         notes: further sentences for the reader.
@@ -41,7 +43,7 @@ def write_report(
         f"{total:,} rows are used: {head}. {how}",
         *notes,
         _labels(splits, labels, class_names),
-        _lengths(splits, scan),
+        _sizes(splits, scan, what),
         "## Findings",
         findings.to_markdown().strip(),
     ]
@@ -71,15 +73,16 @@ def _labels(splits: dict[str, np.ndarray], labels: np.ndarray, names: tuple[str,
     return "## Classes\n\n" + _table(("Class", *splits), rows) + cut
 
 
-def _lengths(splits: dict[str, np.ndarray], scan: Scan) -> str:
+def _sizes(splits: dict[str, np.ndarray], scan: Scan, what: str) -> str:
     rows = [
-        (split, unit, *_figures(lengths[some], ",.0f"))
+        (split, unit, *_figures(sizes[some], ",.0f"))
         for split, some in splits.items()
-        for unit, lengths in (("characters", scan.characters), ("words", scan.words))
+        for unit, sizes in scan.sizes.items()
         if len(some)
     ]
     header = ("Split", "In", "Least", "Median", "90% are below", "Most")
-    return "## Lengths of the texts\n\n" + _table(header, rows)
+    title = "Sizes of the pictures" if what == "picture" else "Lengths of the texts"
+    return f"## {title}\n\n" + _table(header, rows)
 
 
 def _figures(values: np.ndarray, form: str) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ class Columns:
     """The columns to read: what each is for, and its name in the source.
 
     Attributes:
-        roles: `text`, `text_pair`, `label`, `group`, `split`, `where`; those in use.
+        roles: `text` and `text_pair`, or `image` in their place; `label`, `group`, `split`,
+            `where`; those in use.
         names: the column's name for each role.
     """
 
@@ -35,20 +36,23 @@ class Columns:
 
         Args:
             config: names the columns.
-            labelled: False reads the texts alone.
+            labelled: False reads the texts or pictures alone.
 
         Raises:
             UserError: if the text or label column has no name, or both the same.
         """
         chosen = {"text": config.text, "text_pair": config.text_pair}
+        if config.image:
+            chosen = {"image": config.image}
         if labelled:
             chosen |= {"label": config.label, "group": config.group, "split": config.split}
             chosen |= {"where": config.where.partition("=")[0]}
         for role in ("text", "label"):
             if chosen.get(role) == "":
                 raise UserError(f"config.data.{role} is empty; name the column of the {role}.")
-        if chosen.get("label") == config.text:
-            raise UserError(f'config.data.text and config.data.label are both "{config.text}".')
+        first = next(iter(chosen))
+        if chosen.get("label") == chosen[first]:
+            raise UserError(f'config.data.{first} and config.data.label are both "{config.label}".')
         chosen = {role: name for role, name in chosen.items() if name}
         return cls(tuple(chosen), tuple(chosen.values()))
 

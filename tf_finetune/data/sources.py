@@ -12,6 +12,10 @@ import pyarrow as pa
 from tf_finetune.data import files, memory, text_folder, tfds_reader
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.paths import expand
+from tf_finetune.data.pictures import archive
+from tf_finetune.data.pictures import folder as picture_folder
+from tf_finetune.data.pictures.paths import with_paths
+from tf_finetune.data.pictures.recognise import with_column
 from tf_finetune.data.rows import Columns, Part
 from tf_finetune.data.table import BAD_ROWS, Rows, no_rows, schema, write
 from tf_finetune.errors import UserError
@@ -28,12 +32,13 @@ def read(
     Args:
         config: where the examples are, and which columns count.
         task: "classification", "multi_label" or "regression".
-        folder: an existing folder for the table.
+        folder: an existing folder for the table, and for pictures that are no files yet.
         source: data handed over in Python, or a path that replaces `config.path`.
         labelled: False, for prediction, reads the texts alone and keeps each row.
 
     Returns:
-        A table with the columns `text`, `text_pair` (with `config.text_pair`),
+        A table with the columns `text`, `text_pair` (with `config.text_pair`), or in place
+        of both `image`, a path, where the rows are pictures;
         `label` (string, list of strings or double by the task; if labelled),
         `group` (with `config.group`; if labelled), `split` ("train", "validation",
         "test", "retained", or "" where it is still to be split), `file` and `row` (1-based
@@ -43,7 +48,7 @@ def read(
     Raises:
         UserError: if the source, a column, a split or a value is not as configured.
     """
-    config, columns, parts, to_cut = _resolved(config, source, labelled)
+    config, columns, parts, to_cut = _resolved(config, source, labelled, folder)
     rows = Rows(columns, _split_names(config), task, config, train="" if to_cut else "train")
     path = write(rows.of(parts), schema(columns, task), folder / "rows.arrow")
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all(), rows.findings
@@ -60,7 +65,7 @@ def check(config: DataConfig, source: Any = None, *, labelled: bool = True) -> N
     Raises:
         UserError: if the source, a column or a first row is not as configured.
     """
-    config, _, parts, _ = _resolved(config, source, labelled)
+    config, _, parts, _ = _resolved(config, source, labelled, None)
     for part in parts if config.path else ():
         if next(part.records, None) is None:
             raise no_rows(part.name)
@@ -114,23 +119,30 @@ def fraction(config: DataConfig, split: str) -> float | None:
 
 
 def _resolved(
-    config: DataConfig, source: Any, labelled: bool
+    config: DataConfig, source: Any, labelled: bool, folder: Path | None
 ) -> tuple[DataConfig, Columns, list[Part], bool]:
-    """What is read in the end; last, whether a split is still to be cut from it."""
+    """What is read in the end; last, whether a split is still to be cut from it.
+
+    Without a folder, archives are looked at and not read.
+    """
     if isinstance(source, str | Path):
         config, source = dataclasses.replace(config, path=str(source), tfds=""), None
     elif source is not None:
         config = dataclasses.replace(config, path="", tfds="")
+    config = with_column(config, source)
     columns = Columns.of(config, labelled=labelled)
-    parts = _main_parts(config, columns, source, labelled)
-    if not labelled:
+    parts = _main_parts(config, columns, source, labelled, folder)
+    if not labelled or (folder is None and not parts):
         return config, columns, parts, True
-    return config, columns, *_with_split_files(config, columns, parts)
+    return config, columns, *_with_split_files(config, columns, parts, folder)
 
 
-def _main_parts(config: DataConfig, columns: Columns, source: Any, labelled: bool) -> list[Part]:
+def _main_parts(
+    config: DataConfig, columns: Columns, source: Any, labelled: bool, folder: Path | None
+) -> list[Part]:
     if source is not None:
-        return memory.parts(source, config, columns, labelled=labelled)
+        parts = memory.parts(source, config, columns, labelled=labelled)
+        return _located(parts, config, columns, Path(), folder)
     if config.tfds:
         if config.split:
             raise UserError(
@@ -141,22 +153,46 @@ def _main_parts(config: DataConfig, columns: Columns, source: Any, labelled: boo
         if labelled:
             others = {split: getattr(config, split) for split in ("validation", "test")}
             splits |= {s: name for s, name in others.items() if fraction(config, s) is None}
-        return tfds_reader.parts(config, columns, splits)
+        parts = tfds_reader.parts(config, columns, splits)
+        return _located(parts, config, columns, Path(), folder)
     if not config.path:
         raise UserError("No data: set config.data.path or config.data.tfds, or in Python `data`.")
-    return _file_parts(config, config.path, "path", columns, "train", labelled)
+    return _file_parts(config, config.path, "path", columns, "train", labelled, folder)
 
 
 def _file_parts(
-    config: DataConfig, value: str, option: str, columns: Columns, split: str, labelled: bool
+    config: DataConfig,
+    value: str,
+    option: str,
+    columns: Columns,
+    split: str,
+    labelled: bool,
+    folder: Path | None,
 ) -> list[Part]:
     parts = []
+    read = picture_folder.parts if config.image else text_folder.parts
     for name, path in expand(value, f"config.data.{option}").items():
+        if config.image and archive.is_archive(path):
+            if folder is None:
+                archive.check(name, path)
+                continue
+            path = archive.unpacked(name, path, folder)
         if path.is_dir():
-            parts += text_folder.parts(name, path, config, columns, split=split, labelled=labelled)
+            some = read(name, path, config, columns, split=split, labelled=labelled)
         else:
-            parts.append(Part(name, split, files.records(name, path, config, columns)))
+            some = [Part(name, split, files.records(name, path, config, columns))]
+        parts += _located(some, config, columns, path.parent if path.is_file() else Path(), folder)
     return parts
+
+
+def _located(
+    parts: list[Part], config: DataConfig, columns: Columns, base: Path, folder: Path | None
+) -> list[Part]:
+    """The parts with paths of files for pictures, if they are about pictures."""
+    if not config.image:
+        return parts
+    at = columns.roles.index("image")
+    return [with_paths(part, at, base, folder) for part in parts]
 
 
 def _split_names(config: DataConfig) -> dict[str, str]:
@@ -167,7 +203,7 @@ def _split_names(config: DataConfig) -> dict[str, str]:
 
 
 def _with_split_files(
-    config: DataConfig, columns: Columns, parts: list[Part]
+    config: DataConfig, columns: Columns, parts: list[Part], folder: Path | None
 ) -> tuple[list[Part], bool]:
     """Adds the files given for a split; True if one is still to be cut from train."""
     given = {part.split for part in parts}
@@ -185,11 +221,11 @@ def _with_split_files(
         elif share is not None:
             shares.append(share)
         elif not named:
-            added = _file_parts(config, value, split, columns, split, labelled=True)
+            added = _file_parts(config, value, split, columns, split, True, folder)
             _check_new(added, parts, split)
             parts = parts + added
     if config.retained:
-        parts = parts + _retained_parts(config, parts)
+        parts = parts + _retained_parts(config, parts, folder)
     if sum(shares) >= 1:
         raise UserError(
             f"config.data.validation {config.validation} and config.data.test {config.test} "
@@ -198,11 +234,11 @@ def _with_split_files(
     return parts, bool(shares)
 
 
-def _retained_parts(config: DataConfig, parts: list[Part]) -> list[Part]:
+def _retained_parts(config: DataConfig, parts: list[Part], folder: Path | None) -> list[Part]:
     """Rows from elsewhere: `where` and `split` say which of the other files' rows to use."""
     config = dataclasses.replace(config, where="", split="")
     columns = Columns.of(config, labelled=True)
-    added = _file_parts(config, config.retained, "retained", columns, "retained", labelled=True)
+    added = _file_parts(config, config.retained, "retained", columns, "retained", True, folder)
     _check_new(added, parts, "retained")
     return [dataclasses.replace(part, columns=columns) for part in added]
 

@@ -19,6 +19,7 @@ from tf_finetune.value_checks import nearest
 
 BAD_ROWS = (
     "empty text",
+    "missing picture",
     "undecodable bytes",
     "missing label",
     "missing group",
@@ -42,7 +43,8 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOT
 
 def schema(columns: Columns, task: str) -> pa.Schema:
     """The types of the table's columns, in order."""
-    types = {"text": pa.string(), "text_pair": pa.string(), "label": _LABEL_TYPES[task]}
+    types = {"text": pa.string(), "text_pair": pa.string(), "image": pa.string()}
+    types["label"] = _LABEL_TYPES[task]
     types = {role: kind for role, kind in types.items() if role in columns.roles}
     if "group" in columns.roles:
         types["group"] = pa.string()
@@ -96,7 +98,7 @@ class Rows:
         counts = (f"{self.findings.count(kind):,} x {kind}" for kind in self.findings.kinds())
         raise UserError(
             f"No row of the data can be used: {', '.join(counts)}. "
-            "Check config.data.text and config.data.label."
+            f"Check config.data.{self._columns.roles[0]} and config.data.label."
         )
 
     def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
@@ -112,7 +114,7 @@ class Rows:
                     self._kept += 1
                     yield row
             except Unusable as error:
-                self.findings.add(str(error), f"{file}:{number}", _printable(raw["text"]))
+                self.findings.add(str(error), f"{file}:{number}", _printable(values[0]))
         if not seen:
             raise no_rows(part.name)
         undecodable = self.findings.count("undecodable bytes") - undecodable
@@ -144,17 +146,16 @@ class Rows:
         return (*texts, label, *group, self._train if split == "train" else split, file, number)
 
     def _texts(self, raw: dict[str, Any], file: str, number: int) -> list[str]:
-        texts = [
-            _scalar(raw[role], role, file, number) for role in ("text", "text_pair") if role in raw
-        ]
+        roles = [role for role in ("text", "text_pair", "image") if role in raw]
+        texts = [_scalar(raw[role], role, file, number) for role in roles]
         if not self._labelled:
             if all(is_readable(value) for value in texts):
                 return texts
-            self.findings.add("undecodable bytes", f"{file}:{number}", _printable(raw["text"]))
+            self.findings.add("undecodable bytes", f"{file}:{number}", _printable(texts[0]))
             return [_printable(value) for value in texts]
         for value in texts:
             if not value or value.isspace():
-                raise Unusable("empty text")
+                raise Unusable("missing picture" if "image" in raw else "empty text")
             if not is_readable(value):
                 raise Unusable("undecodable bytes")
         return texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tf_finetune.data.files import codec_of
@@ -35,18 +35,30 @@ def parts(
     """
     if not labelled:
         return [Part(name, split, _records(name, sorted(folder.rglob("*.txt")), config, columns))]
+    inner = split_folders(folder, split, lambda inside: any(inside.glob("*.txt")))
+    return [
+        Part(str(place), known, _records(name, _texts(place), config, columns))
+        for known, place in inner.items()
+    ]
+
+
+def split_folders(folder: Path, split: str, is_class: Callable[[Path], bool]) -> dict[str, Path]:
+    """The folder of each split; `folder` itself, as `split`, where it has none for splits.
+
+    Args:
+        folder: to look into.
+        split: only `train` may hold folders for the others.
+        is_class: whether a folder called `train` is a class of that name.
+    """
     inner = {
         known: folder / alias
         for known, aliases in SPLIT_FOLDERS.items()
         for alias in aliases
         if split == "train" and (folder / alias).is_dir()
     }
-    if "train" not in inner or any(inner["train"].glob("*.txt")):
-        inner = {split: folder}
-    return [
-        Part(str(place), known, _records(name, _texts(place), config, columns))
-        for known, place in inner.items()
-    ]
+    if "train" not in inner or is_class(inner["train"]):
+        return {split: folder}
+    return inner
 
 
 def _texts(folder: Path) -> list[Path]:
@@ -55,8 +67,8 @@ def _texts(folder: Path) -> list[Path]:
         tables = [path.name for path in sorted(folder.glob("*.*"))[:3]]
         hint = f' It holds {", ".join(tables)}; for tables write "{folder}/*.csv".'
         raise UserError(
-            f'The folder "{folder}" has no text files in class folders (CLASS/NAME.txt).'
-            + (hint if tables else "")
+            f'The folder "{folder}" has no text files in class folders (CLASS/NAME.txt), nor '
+            "pictures (CLASS/NAME.jpg)." + (hint if tables else "")
         )
     return found
 

@@ -46,6 +46,21 @@ def parts(config: DataConfig, columns: Columns, splits: dict[str, str]) -> list[
     ]
 
 
+def picture_column(config: DataConfig) -> str:
+    """The feature that holds pictures, in a data set without the feature `config.text`.
+
+    Raises:
+        UserError: if the data set is not prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    features = _builder(config).info.features
+    names = [name for name, one in features.items() if type(one) is tfds.features.Image]
+    if config.text in features or not names:
+        return ""
+    return "image" if "image" in names else names[0]
+
+
 def _builder(config: DataConfig) -> Any:
     """The builder made from the prepared files alone, not from the code that downloads."""
     import tensorflow_datasets as tfds
@@ -76,7 +91,14 @@ def _not_prepared(config: DataConfig, path: Path, error: Exception) -> UserError
 
 def _records(builder: Any, split: str, config: DataConfig, columns: Columns) -> Iterator[Record]:
     features = [builder.info.features[column] for column in columns.names]
-    dataset = builder.as_dataset(split=split, shuffle_files=False)
+    import tensorflow_datasets as tfds
+
+    decoders = {
+        column: tfds.decode.SkipDecoding()  # the file as it was put in
+        for column, feature in zip(columns.names, features, strict=True)
+        if isinstance(feature, tfds.features.Image)
+    }
+    dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders)
     dataset = dataset.map(lambda example: {name: example[name] for name in columns.names})
     for row, example in enumerate(dataset.as_numpy_iterator(), start=1):
         values = [

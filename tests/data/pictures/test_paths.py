@@ -1,0 +1,190 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tests.pictures import arrays_of_pictures, folder_of_pictures
+from tf_finetune.data.pictures.recognise import is_images
+from tf_finetune.data.sources import check, read
+from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
+
+IMAGES, LABELS = arrays_of_pictures(2, 3, (16, 12))
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(12, 16, 3)),
+            "label": tfds.features.ClassLabel(names=["circle", "square"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+            yield i, {"image": image, "label": int(label)}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    folder_of_pictures(tmp_path, ("cat", "dog"), 2)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def load(here, source=None, task="classification", labelled=True, **settings):
+    config = DataConfig(**settings)
+    check(config, source, labelled=labelled)
+    return read(config, task, here / "cache", source, labelled=labelled)
+
+
+def pixels(table):
+    return [np.asarray(Image.open(path)) for path in table["image"].to_pylist()]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_tables_hold_paths_from_their_own_folder_on(here, form):
+    rows = [("pictures/cat/0000.png", "a"), (str(here / "pictures/dog/0001.png"), "b")]
+    rows.append(((here / "pictures/cat/0001.png").as_uri(), "a/b"))
+    path = here / f"table.{form}"
+    if form == "csv":
+        path.write_text("picture,kind\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps({"picture": a, "kind": b}) + "\n" for a, b in rows))
+    else:
+        columns = dict(zip(("picture", "kind"), map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), path)
+    table, findings = load(here, path=str(path), image="picture", label="kind")
+    assert table["label"].to_pylist() == ["a", "b", "a/b"]
+    expected = ["cat/0000.png", "dog/0001.png", "cat/0001.png"]
+    assert table["image"].to_pylist() == [str(here / "pictures" / name) for name in expected]
+    assert table["row"].to_pylist() == ([2, 3, 4] if form == "csv" else [1, 2, 3])
+    assert findings.kinds() == ()
+
+
+def test_a_row_without_a_path(here):
+    (here / "a.csv").write_text("image,label\npictures/cat/0000.png,a\n ,b\n")
+    table, findings = load(here, path=str(here / "a.csv"), image="image")
+    assert table.num_rows == 1
+    assert findings["missing picture"].examples[0][0] == f"{here}/a.csv:3"
+
+
+def test_addresses_are_refused(here):
+    (here / "a.csv").write_text("image,label\nhttps://example.org/a.png,a\n")
+    with pytest.raises(UserError, match=r'a.csv:2: "https://[^"]*" is an address; nothing is down'):
+        load(here, path=str(here / "a.csv"), image="image")
+
+
+def test_parquet_with_the_pictures_in_it(here):
+    content = (here / "pictures/cat/0000.png").read_bytes()
+    jpeg = io.BytesIO()
+    Image.fromarray(IMAGES[0]).save(jpeg, "jpeg")
+    column = [{"bytes": content, "path": "x.png"}, {"bytes": jpeg.getvalue(), "path": None}]
+    pq.write_table(pa.table({"image": column, "label": ["a", "b"]}), here / "a.parquet")
+    table, _ = load(here, path=str(here / "a.parquet"), image="image")
+    found = [Path(path) for path in table["image"].to_pylist()]
+    assert [path.suffix for path in found] == [".png", ".jpg"]
+    assert [path.read_bytes() for path in found] == [content, jpeg.getvalue()]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (IMAGES, LABELS),
+        (list(IMAGES), LABELS.tolist()),
+        (tf.constant(IMAGES), tf.constant(LABELS)),
+        {"image": IMAGES, "label": LABELS},
+        tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)),
+        tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4),
+        tf.data.Dataset.from_tensor_slices({"image": IMAGES, "label": LABELS}),
+    ],
+)
+def test_arrays_become_files_without_loss(here, source):
+    assert is_images(DataConfig(), source)
+    table, _ = load(here, source)
+    assert table["label"].to_pylist() == LABELS.astype(str).tolist()
+    assert np.array_equal(np.stack(pixels(table)), IMAGES)
+    assert all(path.startswith(str(here / "cache")) for path in table["image"].to_pylist())
+    assert table["row"].to_pylist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_arrays_by_split_and_for_prediction(here):
+    source = {"train": (IMAGES, LABELS), "test": (IMAGES[:2], LABELS[:2])}
+    assert load(here, source)[0]["split"].to_pylist() == [""] * 6 + ["test"] * 2
+    table, _ = load(here, IMAGES, labelled=False)
+    assert np.array_equal(np.stack(pixels(table)), IMAGES)
+
+
+def test_the_same_array_is_written_once(here, monkeypatch):
+    first, _ = load(here, (IMAGES, LABELS))
+    times = {path: Path(path).stat().st_mtime_ns for path in first["image"].to_pylist()}
+    again, _ = load(here, (IMAGES, LABELS))
+    assert {path: Path(path).stat().st_mtime_ns for path in again["image"].to_pylist()} == times
+
+
+def test_grey_and_alpha_arrays(here):
+    grey = IMAGES[..., 0]
+    assert np.array_equal(np.stack(pixels(load(here, (grey, LABELS))[0])), grey)
+    assert np.array_equal(np.stack(pixels(load(here, (grey[..., None], LABELS))[0])), grey)
+    rgba = np.concatenate([IMAGES, grey[..., None]], axis=-1)
+    assert np.array_equal(np.stack(pixels(load(here, (rgba, LABELS))[0])), rgba)
+
+
+def test_paths_in_memory_and_labels_of_other_tasks(here):
+    paths = sorted(map(str, (here / "pictures").rglob("*.png")))
+    frame = pd.DataFrame({"path": paths, "score": [0.1, 0.2, 0.3, 0.4]})
+    table, _ = load(here, frame, "regression", image="path", label="score")
+    assert table["image"].to_pylist() == paths
+    assert table["label"].to_pylist() == [0.1, 0.2, 0.3, 0.4]
+    several = {"image": paths, "label": ["a|b", "b", "", "a"]}
+    table, _ = load(here, several, "multi_label", image="image")
+    assert table["label"].to_pylist() == [["a", "b"], ["b"], [], ["a"]]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES / 255, r"data:1: pictures must be uint8, 0 to 255; found float64, 0 to 1"),
+        (IMAGES.astype("int64"), r"must be uint8, 0 to 255; found int64"),
+        (IMAGES[..., :2], r"found a picture of shape \(12, 16, 2\)"),
+        ([7] * 6, r"config.data.image must name a column of paths; found 7"),
+    ],
+)
+def test_arrays_that_are_no_pictures(here, images, message):
+    with pytest.raises(UserError, match=message):
+        load(here, (images, LABELS), image="image")
+
+
+def test_image_and_label_need_columns_of_their_own(here):
+    (here / "a.csv").write_text("image,label\na.png,a\n")
+    with pytest.raises(UserError, match=r'has no column "photo" \(config.data.image\)'):
+        load(here, path=str(here / "a.csv"), image="photo")
+    with pytest.raises(
+        UserError, match=r'config.data.image and config.data.label are both "label"'
+    ):
+        load(here, path=str(here / "a.csv"), image="label")
+
+
+def test_a_prepared_tensorflow_data_set(here):
+    Tiny(data_dir=here / "tfds").download_and_prepare()
+    settings = {"tfds": "tiny", "tfds_dir": str(here / "tfds")}
+    assert is_images(DataConfig(**settings))
+    table, _ = load(here, **settings)
+    order = [IMAGES.tolist().index(image.tolist()) for image in pixels(table)]
+    assert sorted(order) == list(range(6))
+    assert [["circle", "square"][LABELS[i]] for i in order] == table["label"].to_pylist()

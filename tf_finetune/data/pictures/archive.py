@@ -1,0 +1,132 @@
+"""A zip or tar file of a folder of pictures, unpacked once and with care."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tf_finetune.data.pictures.folder import is_picture
+from tf_finetune.errors import UserError
+from tf_finetune.whole import written_whole
+
+SUFFIXES = (
+    ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz",
+)  # fmt: skip
+# Pictures are compressed already: what grows more than this is no archive of pictures.
+_MOST_GROWTH = 20
+_LEAST_LIMIT = 2**30
+_PIECE = 2**20
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file counts as an archive by its name."""
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
+
+
+def check(name: str, path: Path) -> None:
+    """Reads the beginning of an archive.
+
+    Raises:
+        UserError: if it is none.
+    """
+    with _told(name):
+        next(_members(path), None)
+
+
+def unpacked(name: str, path: Path, folder: Path) -> Path:
+    """The folder that holds an archive's pictures; they are unpacked the first time.
+
+    Args:
+        name: the archive as messages show it.
+        path: where it stands.
+        folder: an existing folder to unpack into.
+
+    Raises:
+        UserError: if the archive is damaged or encrypted, a name in it leads out of the
+            folder or stands there twice, or it unpacks to far more than it holds.
+    """
+    state = path.stat()
+    key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+    target = folder / f"unpacked-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if not target.exists():
+        with written_whole(target) as temporary, _told(name):
+            temporary.mkdir()
+            _unpack(name, path, temporary)
+    return _inner(target)
+
+
+def _unpack(name: str, path: Path, folder: Path) -> None:
+    limit = max(_LEAST_LIMIT, _MOST_GROWTH * path.stat().st_size)
+    limit = min(limit, shutil.disk_usage(folder).free // 2)
+    for member, content in _members(path):
+        place = PurePosixPath(member.replace("\\", "/"))
+        if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+            raise UserError(f'"{name}" holds "{member}", which leads out of its folder.')
+        if not is_picture(place.name) or "__MACOSX" in place.parts:
+            continue
+        target = folder / place
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                while piece := content.read(_PIECE):
+                    limit -= len(piece)
+                    if limit < 0:
+                        raise UserError(
+                            f'"{name}" unpacks to far more than it holds, or than the disk of '
+                            f'"{folder.parent}" has room for. If it is right, unpack it yourself '
+                            "and give the folder."
+                        )
+                    file.write(piece)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f'"{name}" holds "{member}" twice, or another name that differs in case only.'
+            ) from None
+
+
+def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each plain file; links and devices are passed over."""
+    if path.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+                    continue
+                with archive.open(info) as content:
+                    yield info.filename, content
+        return
+    with tarfile.open(path, "r:*") as tar:
+        for member in tar:
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is not None:
+                yield member.name, file
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Says in a sentence what is wrong with an archive."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(f'"{name}" is not a whole archive: {error}.') from None
+    except (RuntimeError, NotImplementedError) as error:  # a password, an unknown method
+        raise UserError(f'"{name}" cannot be unpacked: {error}. Unpack it yourself.') from None
+
+
+def _inner(folder: Path) -> Path:
+    """Where the class folders are: archives often hold one folder that holds all."""
+    while True:
+        entries = list(folder.iterdir())
+        if len(entries) != 1 or not any(path.is_dir() for path in entries[0].iterdir()):
+            return folder
+        folder = entries[0]

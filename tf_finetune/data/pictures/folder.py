@@ -1,0 +1,141 @@
+"""A folder of pictures, one folder for each class."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tf_finetune.data.rows import Columns, Part, Record, quoted
+from tf_finetune.data.text_folder import split_folders
+from tf_finetune.errors import UserError
+from tf_finetune.settings import DataConfig
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+# Pictures that cannot be read here: they are named, not passed over.
+_FOREIGN = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef")
+_ENOUGH = 1000
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file counts as a picture by its name; what its bytes say is seen later."""
+    hidden = name.startswith(".")  # macOS keeps `._a.jpg` beside `a.jpg`
+    return not hidden and name.lower().endswith(SUFFIXES + _FOREIGN)
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether there are more pictures than texts in a folder, by a first look."""
+    kinds = collections.Counter(
+        "picture" if is_picture(path.name) else path.suffix.lower()
+        for path in itertools.islice(below(folder), _ENOUGH)
+    )
+    return kinds["picture"] > kinds[".txt"]
+
+
+def parts(
+    name: str, folder: Path, config: DataConfig, columns: Columns, *, split: str, labelled: bool
+) -> list[Part]:
+    """The pictures of `folder/CLASS/...`, or of `folder/SPLIT/CLASS/...`.
+
+    Pictures beside the class folders are rows without a label.
+
+    Args:
+        name: the folder as messages show it.
+        folder: where it stands.
+        config: names the columns that picture and class count as.
+        columns: to read.
+        split: of the pictures, unless the folder has folders for splits.
+        labelled: False takes every picture below the folder.
+
+    Raises:
+        UserError: if there are no pictures in class folders, two folders' names differ in
+            case only, or a link leads back to where it stands.
+    """
+    if not labelled:
+        found = [path for path in below(folder) if is_picture(path.name)]
+        if not found:
+            raise UserError(f'The folder "{folder}" has no pictures.')
+        return [
+            Part(name, split, _records(name, ((path, None) for path in found), config, columns))
+        ]
+    return [
+        Part(str(place), known, _records(name, _pictures(place, config), config, columns))
+        for known, place in split_folders(folder, split, _has_pictures).items()
+    ]
+
+
+def below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files below a folder in the order of their names, hidden ones left aside.
+
+    Raises:
+        UserError: if a folder cannot be read, or a link leads back to where it stands.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise UserError(
+            f'"{folder}" is a link to a folder that it stands in, "{real}"; remove the link.'
+        )
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f'The folder "{folder}" cannot be read: {error.strerror}.') from None
+    for entry in found:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        path = folder / entry.name
+        if path.is_dir():
+            yield from below(path, (*above, real))
+        else:
+            yield path
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(is_picture(path.name) for path in folder.iterdir())
+
+
+def _pictures(folder: Path, config: DataConfig) -> list[tuple[Path, str | None]]:
+    """Each picture with its class; none for those beside the class folders."""
+    found = [
+        (path, path.relative_to(folder).parts[0] if path.parent != folder else None)
+        for path in below(folder)
+        if is_picture(path.name)
+    ]
+    classes = {name for _, name in found if name is not None}
+    if not classes:
+        here = f" {len(found):,} pictures stand in the folder itself." if found else ""
+        tables = [path.name for path in sorted(folder.glob("*.*sv"))[:3]]
+        hint = f' It holds {", ".join(tables)}; for a table of paths write "{folder}/*.csv".'
+        raise UserError(
+            f'The folder "{folder}" has no pictures in class folders (CLASS/NAME.jpg).{here}'
+            + (hint if tables else "")
+        )
+    _check_case(folder, classes - set(config.classes))
+    return found
+
+
+def _check_case(folder: Path, classes: set[str]) -> None:
+    by_lower: dict[str, list[str]] = {}
+    for name in sorted(classes):
+        by_lower.setdefault(name.casefold(), []).append(name)
+    for names in by_lower.values():
+        if len(names) > 1:
+            raise UserError(
+                f'The class folders {quoted(names)} in "{folder}" differ in case only. Put their '
+                "pictures into one; or, if they are different classes, list all classes in "
+                "config.data.classes."
+            )
+
+
+def _records(
+    name: str,
+    pictures: Iterable[tuple[Path, str | None]],
+    config: DataConfig,
+    columns: Columns,
+) -> Iterator[Record]:
+    columns.find_in(f'The folder "{name}" of pictures', [config.image, config.label])
+    for path, label in pictures:
+        content_of = {config.label: label, config.image: str(path)}
+        yield str(path), 1, [content_of[column] for column in columns.names]

@@ -1,0 +1,112 @@
+"""What stands in the column of pictures, made paths of files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tf_finetune.data.rows import Part, Record
+from tf_finetune.data.values import is_null, shown
+from tf_finetune.errors import UserError
+from tf_finetune.whole import written_whole
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_SIGNATURES = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"RIFF": ".webp",
+    b"II*\0": ".tiff",
+    b"MM\0*": ".tiff",
+}
+
+
+def with_paths(part: Part, at: int, base: Path, folder: Path | None) -> Part:
+    """The part with an absolute path in place of each picture.
+
+    Args:
+        part: to read.
+        at: the place of the pictures' column among the values.
+        base: where relative paths begin.
+        folder: pictures that are no files yet become some here; None where nothing is read.
+    """
+
+    def records() -> Iterator[Record]:
+        for file, row, values in part.records:
+            found = list(values)
+            try:
+                found[at] = _path(found[at], base, folder)
+            except ValueError as error:
+                raise UserError(f"{file}:{row}: {error}") from None
+            yield file, row, found
+
+    return Part(part.name, part.split, records(), part.columns)
+
+
+def _path(value: Any, base: Path, folder: Path | None) -> str:
+    """The path; empty for none."""
+    if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():
+        value = value.get("bytes") or value.get("path")  # as Hugging Face's datasets store them
+    if is_null(value):
+        return ""
+    if isinstance(value, bytes):
+        suffix = next((s for sign, s in _SIGNATURES.items() if value.startswith(sign)), "")
+        if suffix:
+            return _kept(value, suffix, folder)
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, np.ndarray):
+        return _kept(_png(value), ".png", folder)
+    if not isinstance(value, str):
+        raise ValueError(f"config.data.image must name a column of paths; found {shown(value)}.")
+    if _URL.match(value):
+        parts = urllib.parse.urlsplit(value)
+        if parts.scheme.lower() != "file":
+            raise ValueError(
+                f'"{value}" is an address; nothing is downloaded here. Download the pictures and '
+                "give their paths."
+            )
+        value = urllib.request.url2pathname(parts.path)
+    return os.path.abspath(base / os.path.expanduser(value)) if value.strip() else ""
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Pixels (h, w) or (h, w, channels) as a file without loss."""
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pictures must be uint8, 0 to 255; found {pixels.dtype}, {np.min(pixels):g} to "
+            f"{np.max(pixels):g}. Scale them and convert: (x * 255).astype('uint8')."
+        )
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        raise ValueError(
+            f"found a picture of shape {pixels.shape}; it must be (height, width), or (height, "
+            "width, channels) with 1, 3 or 4 of these."
+        )
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _kept(content: bytes, suffix: str, folder: Path | None) -> str:
+    """Writes a file named for its content, unless it is there."""
+    if folder is None:
+        return ""
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    path = folder.absolute() / "pictures" / digest[:2] / (digest + suffix)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content)
+    return str(path)

@@ -1,0 +1,68 @@
+"""Whether a run is about pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.data import tfds_reader
+from tf_finetune.data.paths import expand
+from tf_finetune.data.pictures.archive import is_archive
+from tf_finetune.data.pictures.folder import holds_pictures
+from tf_finetune.settings import DataConfig
+
+_COLUMN = "image"
+
+
+def is_images(config: DataConfig, data: Any = None) -> bool:
+    """Whether the rows are pictures: `config.image` says so, or what the data are.
+
+    Args:
+        config: where the rows are.
+        data: handed over in Python, or a path, in place of `config.path`.
+
+    Raises:
+        UserError: if `config.path` names nothing.
+    """
+    return bool(with_column(config, data).image)
+
+
+def with_column(config: DataConfig, data: Any = None) -> DataConfig:
+    """The settings with `image` filled in where the rows are pictures; see `is_images`."""
+    if config.image:
+        return config
+    found = ""
+    if data is not None and not isinstance(data, str | Path):
+        found = _COLUMN if _are_pictures(data) else ""
+    elif config.tfds and data is None:
+        found = tfds_reader.picture_column(config)
+    elif data or config.path:
+        paths = expand(str(data or config.path), "config.data.path").values()
+        if any(holds_pictures(path) if path.is_dir() else is_archive(path) for path in paths):
+            found = _COLUMN
+    return dataclasses.replace(config, image=found) if found else config
+
+
+def _are_pictures(data: Any) -> bool:
+    """Whether data in memory hold arrays of uint8 in the first place, or as `image`."""
+    if hasattr(data, "element_spec"):
+        data = data.element_spec
+    if isinstance(data, Mapping):
+        if "train" in data:
+            return _are_pictures(data["train"])
+        return _COLUMN in data and _is_array(data[_COLUMN])
+    if isinstance(data, tuple) and data:
+        first = data[0]
+        return _are_pictures(first) if isinstance(first, Mapping) else _is_array(first)
+    return _is_array(data)
+
+
+def _is_array(values: Any) -> bool:
+    """Whether the values are numbers in three dimensions or more, one picture or many."""
+    if isinstance(values, list) and values:
+        return isinstance(values[0], np.ndarray) and values[0].ndim >= 2
+    return hasattr(values, "dtype") and len(getattr(values, "shape", None) or ()) >= 3
