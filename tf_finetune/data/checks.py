@@ -43,15 +43,16 @@ def note(
         others: (m,) int64, for each row the one it is like.
     """
     for i, row in enumerate(rows.tolist()):
+        like = -1 if others is None else int(others[i])
         if i >= _SHOWN:
-            findings.add(kind, "")
+            findings.add(kind, "", row=row, like=like)
             continue
         where = place(table, row)
-        if others is not None:
-            other = place(table, int(others[i]))
+        if like >= 0:
+            other = place(table, like)
             here, there = where.rpartition(":"), other.rpartition(":")
             where += f" like row {there[2]}" if here[0] == there[0] else f" like {other}"
-        findings.add(kind, where, content(table, row))
+        findings.add(kind, where, content(table, row), row=row, like=like)
 
 
 def content(table: pa.Table, row: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from tf_finetune.errors import UserError
 
 _MOST_EXAMPLES = 5
+_MOST_ROWS = 30
 _MOST_TEXT = 120
 
 
@@ -18,11 +19,13 @@ class Finding:
     Attributes:
         count: how often it was found.
         examples: (place, text) of the first few.
+        rows: of the table, (row, row that it is like or -1) of the first few dozen.
         action: what was done about it, in a few words; empty for nothing.
     """
 
     count: int = 0
     examples: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    rows: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     action: str = ""
 
 
@@ -35,18 +38,24 @@ class Findings:
     def __init__(self) -> None:
         self._kinds: dict[str, Finding] = {}
 
-    def add(self, kind: str, where: str, example: str = "") -> None:
+    def add(
+        self, kind: str, where: str, example: str = "", *, row: int = -1, like: int = -1
+    ) -> None:
         """Counts one more of `kind`.
 
         Args:
             kind: a plain name, singular.
             where: the place as `FILE:ROW`.
             example: the text found there; long ones are cut when shown.
+            row: of the table, if it got there.
+            like: the row of the table that it is like, if the kind is about that.
         """
         found = self._kinds.setdefault(kind, Finding())
         found.count += 1
         if len(found.examples) < _MOST_EXAMPLES:
             found.examples.append((where, _shorten(example)))
+        if row >= 0 and len(found.rows) < _MOST_ROWS:
+            found.rows.append((row, like))
 
     def act(self, kind: str, action: str) -> None:
         """Notes what was done about `kind`; nothing if none was found."""

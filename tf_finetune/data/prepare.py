@@ -111,7 +111,7 @@ def _label(
         label = label if isinstance(label, str) else ", ".join(label)
         findings.add("unknown label", checks.place(table, row), label)
     for row, kind in scan.unusable.items():
-        findings.add(kind, checks.place(table, row), checks.content(table, row))
+        findings.add(kind, checks.place(table, row), checks.content(table, row), row=row)
         known[row] = False
     bad = [kind for kind in findings.kinds() if kind != _OTHER_SPLIT]
     findings.enforce(bad, data.bad_rows, "bad_rows")

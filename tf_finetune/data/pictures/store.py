@@ -7,14 +7,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from tf_finetune.data.pictures.decode import Unusable, decode, open_picture, resize
-from tf_finetune.data.pictures.threads import in_order, threads
+from tf_finetune.data.pictures.threads import in_order
 from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
@@ -74,7 +73,6 @@ class PixelStore:
         self._paths, self._look, self._kept = paths, look, kept
         self._place = np.full(len(paths), -1)
         self._place[rows] = np.arange(len(rows))
-        self._threads: ThreadPoolExecutor | None = None
 
     def batch(self, rows: np.ndarray) -> np.ndarray:
         """(len(rows), height, width, 3) uint8, in the order of the rows."""
@@ -83,9 +81,8 @@ class PixelStore:
         if self._kept is not None:
             pixels[there] = self._kept[self._place[rows[there]]]
             return pixels
-        self._threads = self._threads or threads()
         paths = [self._paths[row] for row in rows[there].tolist()]
-        for i, decoded in zip(there, self._threads.map(self._look.of, paths), strict=True):
+        for i, decoded in zip(there, in_order(self._look.of, paths), strict=True):
             pixels[i] = decoded
         return pixels
 
