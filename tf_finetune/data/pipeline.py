@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.data.pictures.threads import in_order
 from tf_finetune.data.sampling import balanced_sample
 
 # Batches are cut from runs of this many batches' examples sorted by length: long
@@ -21,7 +22,11 @@ Noise = Callable[[Any, np.random.Generator], Any]
 
 
 class Store(Protocol):
-    """Inputs of numbered rows: token ids, or features computed before."""
+    """Inputs of numbered rows: token ids, pictures, or features computed before.
+
+    A store whose batches take long to make has an attribute `ahead`: so many are made at
+    the same time, in threads. What they hold is the same.
+    """
 
     lengths: np.ndarray
 
@@ -90,17 +95,21 @@ def training_dataset(
     """
     lengths, classes = store.lengths[rows], labels[rows] if balanced else None
 
-    def batches() -> Iterator[tuple[Any, np.ndarray]]:
+    def planned() -> Iterator[tuple[int, int, np.ndarray]]:
         for epoch in itertools.count(first_epoch):
             plan = plan_epoch(lengths, batch_size, seed, epoch, classes)
             first = first_batch if epoch == first_epoch else 0
             for number, batch in enumerate(plan[first:], first):
-                inputs = store.batch(rows[batch])
-                if noise:
-                    inputs = noise(inputs, np.random.default_rng([seed, epoch, number]))
-                yield inputs, labels[rows[batch]]
+                yield epoch, number, rows[batch]
 
-    return _dataset(store, labels, batches)
+    def make(planned: tuple[int, int, np.ndarray]) -> tuple[Any, np.ndarray]:
+        epoch, number, batch = planned
+        inputs = store.batch(batch)
+        if noise:
+            inputs = noise(inputs, np.random.default_rng([seed, epoch, number]))
+        return inputs, labels[batch]
+
+    return _dataset(store, labels, lambda: _made(store, make, planned()))
 
 
 def evaluation_dataset(
@@ -109,15 +118,24 @@ def evaluation_dataset(
     """One pass over the rows in the order of `evaluation_order`."""
     ordered = rows[evaluation_order(store, rows)]
     chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    dataset = _dataset(
-        store, labels, lambda: ((store.batch(chunk), labels[chunk]) for chunk in chunks)
-    )
+
+    def make(chunk: np.ndarray) -> tuple[Any, np.ndarray]:
+        return store.batch(chunk), labels[chunk]
+
+    dataset = _dataset(store, labels, lambda: _made(store, make, chunks))
     return dataset.apply(tf.data.experimental.assert_cardinality(len(chunks)))
 
 
 def evaluation_order(store: Store, rows: np.ndarray) -> np.ndarray:
     """Positions in `rows`, shortest example first."""
     return np.argsort(store.lengths[rows], kind="stable")
+
+
+def _made(
+    store: Store, make: Callable[[Any], tuple[Any, np.ndarray]], planned: Iterable[Any]
+) -> Iterator[tuple[Any, np.ndarray]]:
+    ahead = getattr(store, "ahead", 0)
+    return in_order(make, planned, ahead) if ahead else map(make, planned)
 
 
 def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:

@@ -1,3 +1,7 @@
+import gc
+import threading
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -88,3 +92,26 @@ def test_datasets_of_pictures(table, tmp_path):
         assert np.array_equal(b, d)
     passes = evaluation_dataset(pixels, labels, all_rows(table), batch_size=5)
     assert np.concatenate([y for _, y in first(passes, 9)]).tolist() == [0] * 6 + [1] * 6
+
+
+def decoders():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("pictures")]
+
+
+def test_batches_made_ahead_leave_no_thread_behind(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_MOST_KEPT", 0)
+    pixels = pixel_store(table, all_rows(table), tmp_path, "a", LOOK)
+    labels = np.arange(table.num_rows, dtype=np.int32)
+    dataset = training_dataset(pixels, labels, all_rows(table), batch_size=4, seed=0)
+    iterator = iter(dataset)
+    for _ in range(5):
+        images, rows = next(iterator)
+        expected = [LOOK.of(table["image"][int(row)].as_py()) for row in rows]
+        assert np.array_equal(images, expected)
+    del iterator, dataset
+    gc.collect()
+    for _ in range(100):
+        if not decoders():
+            break
+        time.sleep(0.1)
+    assert decoders() == []

@@ -56,6 +56,7 @@ class PixelStore:
 
     Attributes:
         lengths: (n,) int64 ones: no picture is longer than another.
+        ahead: see `pipeline.Store`.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class PixelStore:
             kept: (len(rows), height, width, 3) uint8, if they have been decoded before.
         """
         self.lengths = np.ones(len(paths), np.int64)
+        # While one batch is put together, the next one is decoded.
+        self.ahead = 2
         self._paths, self._look, self._kept = paths, look, kept
         self._place = np.full(len(paths), -1)
         self._place[rows] = np.arange(len(rows))
