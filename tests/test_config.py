@@ -109,6 +109,10 @@ def test_defaults_are_valid() -> None:
             1,
             "config.fit.gradient_checkpointing is 1; it must be true",
         ),
+        ("data.augment", "mild", 'config.data.augment is "mild"; allowed: none, light, medium'),
+        ("model.image_size", 4, "config.model.image_size is 4; it must be at least 8, or 0"),
+        ("model.image_size", -1, "config.model.image_size is -1; it must be at least 8, or 0"),
+        ("model.image_resize", "croop", 'image_resize is "croop"; .* Did you mean "crop"?'),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
         ("phases", "ful", 'config.phases is "ful"; .* Did you mean "full"?'),
         ("phases", (), r"config.phases is \(\); give a recipe's name or a list of Phase"),
@@ -154,6 +158,14 @@ def test_settings_that_exclude_each_other() -> None:
         mixed.fit.mixup = 0.2
         with pytest.raises(UserError, match=rf"config.fit.mixup is 0.2, but config.fit.{alone} is"):
             mixed.validate()
+    pictures = changed("data.image", "path")
+    pictures.validate()
+    pictures.data.text_pair = "other"
+    with pytest.raises(UserError, match=r'data.image is "path" and config.data.text_pair "other"'):
+        pictures.validate()
+    pictures.data.text_pair, pictures.data.label = "", "path"
+    with pytest.raises(UserError, match=r'config.data.image and config.data.label are both "path"'):
+        pictures.validate()
     labels = changed("model.task", "multi_label")
     labels.data.label_separator = ""
     with pytest.raises(UserError, match=r"config.data.label_separator is empty"):

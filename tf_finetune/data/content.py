@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 
 from tf_finetune.data import duplicates
@@ -14,6 +16,11 @@ def what(table: pa.Table) -> str:
     return "picture" if "image" in table.column_names else "text"
 
 
-def scan(table: pa.Table) -> Scan:
-    """Reads every text, or decodes every picture, once."""
-    return pictures.scan(table) if what(table) == "picture" else duplicates.scan(table)
+def scan(table: pa.Table, folder: Path | None = None) -> Scan:
+    """Reads every text, or decodes every picture, once.
+
+    Args:
+        table: of texts or pictures.
+        folder: where what was seen of pictures is kept for the next time; None keeps nothing.
+    """
+    return pictures.scan(table, folder) if what(table) == "picture" else duplicates.scan(table)

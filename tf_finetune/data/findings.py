@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from tf_finetune.errors import UserError
 
 _MOST_EXAMPLES = 5
-_MOST_ROWS = 30
 _MOST_TEXT = 120
 
 
@@ -19,7 +18,7 @@ class Finding:
     Attributes:
         count: how often it was found.
         examples: (place, text) of the first few.
-        rows: of the table, (row, row that it is like or -1) of the first few dozen.
+        rows: of the table, (row, another row that it is like or -1).
         action: what was done about it, in a few words; empty for nothing.
     """
 
@@ -54,8 +53,8 @@ class Findings:
         found.count += 1
         if len(found.examples) < _MOST_EXAMPLES:
             found.examples.append((where, _shorten(example)))
-        if row >= 0 and len(found.rows) < _MOST_ROWS:
-            found.rows.append((row, like))
+        if row >= 0:
+            found.rows.append((row, -1 if like == row else like))
 
     def act(self, kind: str, action: str) -> None:
         """Notes what was done about `kind`; nothing if none was found."""

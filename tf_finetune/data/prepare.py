@@ -60,14 +60,14 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         source: data handed over in Python, instead of `config.data.path`.
 
     Returns:
-        The prepared rows. Nothing has been written but those.
+        The prepared rows. Nothing has been written but those, and what was seen of pictures.
 
     Raises:
         UserError: if the data cannot be trained on or a policy says `error`.
     """
     data, task = config.data, config.model.task
     table, findings = read(data, task, folder, source)
-    scan = content.scan(table)
+    scan = content.scan(table, folder)
     names, labels, sides = _label(table, task, data, findings, scan)
     alike = duplicates.find_alike(table, scan, data.near_duplicates)
     made = _fractions(table, data)

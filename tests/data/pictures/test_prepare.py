@@ -80,6 +80,21 @@ def test_the_digest_follows_the_pixels(folder):
     assert ready(folder).digest != before
 
 
+def test_pictures_are_looked_at_once_unless_they_change(folder, monkeypatch):
+    seen = []
+    look = scanning._look
+    monkeypatch.setattr(scanning, "_look", lambda path: seen.append(path) or look(path))
+    damage(folder)
+    one, two = (ready(folder, bad_rows="drop") for _ in range(2))
+    assert len(seen) == one.table.num_rows
+    assert (one.digest, one.report) == (two.digest, two.report)
+    (folder / "cat" / "b_empty.png").unlink()
+    picture(0, 99).save(folder / "cat" / "b_empty.png")
+    three = ready(folder, bad_rows="drop")
+    assert len(seen) == 2 * one.table.num_rows
+    assert three.findings.count("empty file") == 0
+
+
 def test_arrays_are_prepared_as_files_are(tmp_path):
     images, labels = arrays_of_pictures(2, 20)
     found = ready(tmp_path / "x", (images, labels), path="")

@@ -1,3 +1,5 @@
+import collections
+import csv
 import itertools
 import shutil
 
@@ -30,7 +32,18 @@ def test_a_sheet_of_each_finding_and_of_augmentation(tmp_path):
     written = write_looks(found, DataConfig(augment="medium"), looks)
     expected = {"training pictures", "augmentation", "label conflict", "near duplicate", *kinds}
     assert set(written) == expected
-    assert sorted(written.values()) == sorted(looks.iterdir())
+    assert sorted([*written.values(), looks / "findings.csv"]) == sorted(looks.iterdir())
+    with (looks / "findings.csv").open(encoding="utf-8") as file:
+        listed = list(csv.DictReader(file))
+    counts = collections.Counter(row["finding"] for row in listed)
+    assert counts == {kind: found.findings.count(kind) for kind in found.findings.kinds()}
+    assert {row["image"] for row in listed if row["finding"] in kinds} == {
+        str(path) for path in (folder / "cat").glob("[a-g]_*")
+    }
+    (near,) = (row for row in listed if row["finding"] == "near duplicate")
+    assert {near["image"], near["like"]} == {
+        str(folder / "cat" / name) for name in ("near.jpg", "0005.png")
+    }
     assert written["not a picture"].name == "not-a-picture.png"
     assert Image.open(written["near duplicate"]).size == (2 * TILE[0], TILE[1])
     assert Image.open(written["not a picture"]).size == (2 * TILE[0], TILE[1])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
+import PIL
 import pyarrow as pa
 from PIL import Image
 
 from tf_finetune.data.duplicates import Scan
-from tf_finetune.data.pictures.decode import Unusable, decode, is_animated, open_picture
+from tf_finetune.data.pictures.decode import KINDS, Unusable, decode, is_animated, open_picture
 from tf_finetune.data.pictures.threads import in_order
+from tf_finetune.whole import written_whole
 
 ANIMATED = "animated picture"
 _THUMBNAIL = 16
@@ -26,68 +30,87 @@ _BLOCK = 8192
 _MOST_LIKE = 32
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
-class _Seen:
-    """What is kept of one picture; `kind` is empty unless it is unusable."""
+# What is kept of one picture. The kind is that of KINDS, counted from 1; 0 for usable.
+_SEEN = np.dtype(
+    [
+        ("kind", np.uint8),
+        ("digest", np.uint8, 16),
+        ("size", np.int64, 2),
+        ("animated", bool),
+        ("bits", bool, _BITS),
+        ("thumbnail", np.uint8, (_THUMBNAIL, _THUMBNAIL, 3)),
+    ]
+)
 
-    kind: str = ""
-    digest: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    animated: bool = False
-    bits: np.ndarray | None = None
-    thumbnail: np.ndarray | None = None
 
+def scan(table: pa.Table, folder: Path | None = None) -> Scan:
+    """Decodes every picture of a table once, in threads.
 
-def scan(table: pa.Table) -> Scan:
-    """Decodes every picture of a table once, in threads."""
-    count = table.num_rows
-    keys, sizes = np.empty(count, np.uint64), np.zeros((2, count), np.int64)
-    bits = np.zeros((count, _BITS), bool)
-    thumbnails = np.zeros((count, _THUMBNAIL, _THUMBNAIL, 3), np.uint8)
-    digest, unusable, animated = hashlib.sha256(), {}, []
-    paths = (path.as_py() for path in table["image"])
-    for row, seen in enumerate(in_order(_look, paths)):
-        own = seen.digest
-        if seen.kind:
-            unusable[row] = seen.kind
-            own = hashlib.blake2b(f"{seen.kind} {row}".encode(), digest_size=16).digest()
-        else:
-            bits[row], thumbnails[row], sizes[:, row] = seen.bits, seen.thumbnail, seen.size
-        if seen.animated:
-            animated.append(row)
-        digest.update(own)
-        keys[row] = int.from_bytes(own[:8], "little")
+    Args:
+        table: with the column `image`.
+        folder: keeps what was seen, for the next time if no file has changed until then.
+    """
+    seen = _kept(table["image"].to_pylist(), folder)
+    unusable = {row: KINDS[seen["kind"][row] - 1] for row in np.flatnonzero(seen["kind"]).tolist()}
     return Scan(
-        keys=keys,
-        sizes={"pixels wide": sizes[0], "pixels high": sizes[1]},
-        digest=digest.digest(),
-        near=functools.partial(_near, bits, thumbnails, frozenset(unusable)),
+        keys=seen["digest"][:, :8].copy().view(np.uint64).ravel(),
+        sizes={"pixels wide": seen["size"][:, 0], "pixels high": seen["size"][:, 1]},
+        digest=hashlib.sha256(seen["digest"].tobytes()).digest(),
+        near=functools.partial(_near, seen["bits"], seen["thumbnail"], frozenset(unusable)),
         unusable=unusable,
-        odd={ANIMATED: np.array(animated, np.int64)},
+        odd={ANIMATED: np.flatnonzero(seen["animated"])},
     )
 
 
-def _look(path: str) -> _Seen:
+def _kept(paths: list[str], folder: Path | None) -> np.ndarray:
+    """What is seen of all pictures, (n,) of `_SEEN`: from the folder, or by looking."""
+    file = folder / f"looked-{_state(paths)}.npy" if folder else None
+    if file and file.exists():
+        return np.load(file)
+    seen = np.zeros(len(paths), _SEEN)
+    for row, one in enumerate(in_order(_look, paths)):
+        seen[row] = one
+        if one["kind"]:  # equal to no other
+            own = hashlib.blake2b(f"{one['kind']} {row}".encode(), digest_size=16).digest()
+            seen["digest"][row] = np.frombuffer(own, np.uint8)
+    if file:
+        with written_whole(file) as temporary, temporary.open("wb") as out:
+            np.save(out, seen)
+    return seen
+
+
+def _state(paths: list[str]) -> str:
+    """Changes when one of the files does, or the library that decodes them."""
+    digest = hashlib.sha256(f"{PIL.__version__} {_SEEN}".encode())
+    for path in paths:
+        state = None
+        with contextlib.suppress(OSError, ValueError):
+            found = os.stat(path)
+            state = found.st_size, found.st_mtime_ns, found.st_mode
+        digest.update(f"{path} {state}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _look(path: str) -> np.ndarray:
     from imagehash import phash  # imports scipy, which takes half a second
 
+    seen = np.zeros((), _SEEN)
     try:
         opened = open_picture(path)
-        animated = is_animated(opened)
+        seen["animated"] = is_animated(opened)
         image = decode(opened)
     except Unusable as error:
-        return _Seen(kind=str(error))
+        seen["kind"] = KINDS.index(str(error)) + 1
+        return seen
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     digest.update(image.tobytes())
     # Of a large picture a small one shows as much, and takes less time.
     small = image.reduce(max(1, min(image.size) // 128))
-    thumbnail = small.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
-    return _Seen(
-        digest=digest.digest(),
-        size=image.size,
-        animated=animated,
-        bits=phash(small).hash.ravel(),
-        thumbnail=np.asarray(thumbnail),
-    )
+    seen["digest"] = np.frombuffer(digest.digest(), np.uint8)
+    seen["size"] = image.size
+    seen["bits"] = phash(small).hash.ravel()
+    seen["thumbnail"] = small.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
+    return seen
 
 
 def _near(

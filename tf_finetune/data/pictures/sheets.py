@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _CAPTION = 30
 _LETTERS = 26
 _COLUMNS = 6
 _AUGMENTED = 8
+_MOST_SHOWN = 30
 _MOST_CLASSES = 100
 _BACKGROUND, _INK = "white", "black"
 
@@ -36,14 +38,16 @@ def write_looks(prepared: Prepared, data: DataConfig, folder: Path) -> dict[str,
 
     Returns:
         The file of each sheet by its title: `training pictures`, `near duplicate`, ...,
-        `augmentation`.
+        `augmentation`. Beside them, `findings.csv` lists each picture that was found.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _list(prepared, folder / "findings.csv")
     sheets = {"training pictures": sheet(_training(prepared))}
     for kind in prepared.findings.kinds():
         pairs = prepared.findings[kind].rows
         # Each stands beside the one that it is like.
-        tiles = [_tile(prepared, row) for pair in pairs for row in pair if row >= 0]
+        shown = [row for one, like in pairs[:_MOST_SHOWN] for row in (one, like) if row >= 0]
+        tiles = [_tile(prepared, row) for row in shown]
         if tiles:
             sheets[kind] = sheet(tiles)
     if noise := picture_noise(data):
@@ -54,6 +58,18 @@ def write_looks(prepared: Prepared, data: DataConfig, folder: Path) -> dict[str,
         with written_whole(written[title]) as temporary:
             made.save(temporary, "PNG")
     return written
+
+
+def _list(prepared: Prepared, file: Path) -> None:
+    """Writes kind, picture, and the picture that it is like, of every finding."""
+    paths = prepared.table["image"]
+    with written_whole(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(["finding", "image", "like"])
+        for kind in prepared.findings.kinds():
+            for row, like in prepared.findings[kind].rows:
+                other = paths[like].as_py() if like >= 0 else ""
+                writer.writerow([kind, paths[row].as_py(), other])
 
 
 def sheet(tiles: Sequence[Tile], columns: int = _COLUMNS) -> Image.Image:
