@@ -15,7 +15,7 @@ from tf_finetune.data.paths import expand
 from tf_finetune.data.pictures import archive
 from tf_finetune.data.pictures import folder as picture_folder
 from tf_finetune.data.pictures.paths import with_paths
-from tf_finetune.data.pictures.recognise import with_column
+from tf_finetune.data.pictures.recognise import check_kind, with_column
 from tf_finetune.data.rows import Columns, Part
 from tf_finetune.data.table import BAD_ROWS, Rows, no_rows, schema, write
 from tf_finetune.errors import UserError
@@ -130,6 +130,8 @@ def _resolved(
     elif source is not None:
         config = dataclasses.replace(config, path="", tfds="")
     config = with_column(config, source)
+    if labelled:
+        check_kind(config)
     columns = Columns.of(config, labelled=labelled)
     parts = _main_parts(config, columns, source, labelled, folder)
     if not labelled or (folder is None and not parts):

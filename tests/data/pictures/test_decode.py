@@ -97,6 +97,10 @@ def test_pictures_stand_upright(tmp_path, orientation):
         found = saved(tmp_path / f"a.{suffix}", stored, exif=exif)
         assert np.array_equal(found, RGB), suffix
     assert saved(tmp_path / "a.jpg", stored, exif=exif).shape == RGB.shape
+    large = stored.resize((stored.width * 20, stored.height * 20))
+    large.save(tmp_path / "b.jpg", exif=exif)
+    small = resize(decode(open_picture(str(tmp_path / "b.jpg")), RGB.shape[:2]), RGB.shape[:2])
+    assert np.abs(small.astype(int) - RGB).mean() < 8
 
 
 def test_broken_exif_data_hurt_no_pixel(tmp_path):

@@ -130,6 +130,33 @@ def test_arrays_by_split_and_for_prediction(here):
     assert np.array_equal(np.stack(pixels(table)), IMAGES)
 
 
+def test_pictures_of_pillow(here):
+    grey = Image.fromarray(IMAGES[0]).convert("L")
+    source = ([Image.fromarray(IMAGES[0]), grey], ["a", "b"])
+    assert is_images(DataConfig(), source)
+    found = pixels(load(here, source)[0])
+    assert np.array_equal(found[0], IMAGES[0])
+    assert np.array_equal(found[1], np.asarray(grey.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_pair": "x"}, "text_pair is 'x', but the rows are pictures"),
+        ({"token_swap": 0.1}, "token_swap is 0.1, but the rows are pictures"),
+    ],
+)
+def test_settings_for_texts_are_refused(here, settings, message):
+    with pytest.raises(UserError, match=message):
+        load(here, (IMAGES, LABELS), **settings)
+
+
+def test_settings_for_pictures_are_refused_where_there_are_texts(here):
+    for settings in ({"augment": "light"}, {"flip": True}):
+        with pytest.raises(UserError, match=r"but the rows are texts.*config.data.image"):
+            load(here, (["one", "two"], ["a", "b"]), **settings)
+
+
 def test_the_same_array_is_written_once(here, monkeypatch):
     first, _ = load(here, (IMAGES, LABELS))
     times = {path: Path(path).stat().st_mtime_ns for path in first["image"].to_pylist()}

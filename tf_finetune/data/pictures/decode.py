@@ -127,7 +127,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize(image: Image.Image, size: tuple[int, int], interpolation: str, how: str) -> np.ndarray:
+def resize(
+    image: Image.Image, size: tuple[int, int], interpolation: str = "bilinear", how: str = "crop"
+) -> np.ndarray:
     """A picture at the size of the model's input, antialiased.
 
     Args:

@@ -65,6 +65,8 @@ def _path(value: Any, base: Path, folder: Path | None) -> str:
         if suffix:
             return _kept(value, suffix, folder)
         value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert("RGBA" if value.has_transparency_data else "RGB"))
     if isinstance(value, np.ndarray):
         return _kept(_png(value), ".png", folder)
     if not isinstance(value, str):

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from PIL.Image import Image
 
 from tf_finetune.data import tfds_reader
 from tf_finetune.data.paths import expand
 from tf_finetune.data.pictures.archive import is_archive
 from tf_finetune.data.pictures.folder import holds_pictures
+from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
 _COLUMN = "image"
+_OF_TEXTS = ("text_pair", "token_deletion", "token_swap", "token_mask")
+_OF_PICTURES = ("augment", "flip")
 
 
 def is_images(config: DataConfig, data: Any = None) -> bool:
@@ -47,8 +50,28 @@ def with_column(config: DataConfig, data: Any = None) -> DataConfig:
     return dataclasses.replace(config, image=found) if found else config
 
 
+def check_kind(config: DataConfig) -> None:
+    """Refuses settings for texts where the rows are pictures, and the other way round.
+
+    Args:
+        config: with `image` filled in where the rows are pictures.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    defaults = DataConfig()
+    fields, rows = (_OF_TEXTS, "pictures") if config.image else (_OF_PICTURES, "texts")
+    for field in fields:
+        value = getattr(config, field)
+        if value != getattr(defaults, field):
+            raise UserError(
+                f"config.data.{field} is {value!r}, but the rows are {rows}; leave it out."
+                + ("" if config.image else " The column of pictures is named by config.data.image.")
+            )
+
+
 def _are_pictures(data: Any) -> bool:
-    """Whether data in memory hold arrays of uint8 in the first place, or as `image`."""
+    """Whether data in memory hold pictures in the first place, or as `image`."""
     if hasattr(data, "element_spec"):
         data = data.element_spec
     if isinstance(data, Mapping):
@@ -64,5 +87,5 @@ def _are_pictures(data: Any) -> bool:
 def _is_array(values: Any) -> bool:
     """Whether the values are numbers in three dimensions or more, one picture or many."""
     if isinstance(values, list) and values:
-        return isinstance(values[0], np.ndarray) and values[0].ndim >= 2
+        return isinstance(values[0], Image) or getattr(values[0], "ndim", 0) >= 2
     return hasattr(values, "dtype") and len(getattr(values, "shape", None) or ()) >= 3
