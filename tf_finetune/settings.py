@@ -121,6 +121,9 @@ class FitConfig:
         probe_epochs: passes of the head-only phase; 0 chooses by the number of rows: as
             many as make 200 updates, but 30 at least.
         probe_learning_rate: peak rate of the head-only phase.
+        probe_solver: how a phase on the head alone, on cached features, finds its weights:
+            `adamw` trains them, `lbfgs` takes them to the optimum under several penalties,
+            without dropout, mixup or a rate, and keeps the one that is best on validation.
         probe_seeds: initial heads, each with an order of examples of its own, that the
             first phase, on the head alone, is trained from; the best on validation goes on.
         lora_learning_rate: peak rate of the adapters' phase.
@@ -178,6 +181,7 @@ class FitConfig:
     learning_rate: float = 1e-4
     probe_epochs: int = 0
     probe_learning_rate: float = 3e-3
+    probe_solver: str = "adamw"
     probe_seeds: int = 1
     lora_learning_rate: float = 1e-3
     train: str = "all"

@@ -32,6 +32,7 @@ from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
+from tf_finetune.fit.solve_phase import solve_phase
 from tf_finetune.fit.steps import step_of
 from tf_finetune.fit.strategy import told_by_chief
 from tf_finetune.interpolated import interpolate_run, retained_scores
@@ -243,6 +244,19 @@ def run_phase(
         rows = np.concatenate(list(splits.values()))
         store = cache_features(task.encoder, store, rows, batch_size=fit.eval_batch)
         network = task.head
+    if network is task.head and fit.probe_solver == "lbfgs":
+        result = solve_phase(
+            task,
+            store,
+            setup.prepared.labels,
+            splits,
+            phase,
+            fit,
+            number=number,
+            workdir=run,
+            say=say,
+        )
+        return result, activated(task.kind, held_out(network, store, splits, fit.eval_batch))
     objective = objective_of(task, fit.label_smoothing)
 
     def trained(seed: int, run: Path, state: State, say: Callable[[str], None]) -> PhaseResult:
