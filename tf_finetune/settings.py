@@ -217,9 +217,12 @@ class ResultsConfig:
     Attributes:
         bootstrap: resamples behind each 95% interval.
         probe_baseline: also score the head trained alone on the frozen backbone.
+        calibrate: divide the logits by a temperature, fitted on the validation split, so
+            that probabilities come true as often as they say; not for regression.
         export: write the SavedModel.
     """
 
     bootstrap: int = 1000
     probe_baseline: bool = True
+    calibrate: bool = True
     export: bool = True

@@ -39,8 +39,9 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.results import evaluate, export, report, retention
+from tf_finetune.results import export, report
 from tf_finetune.results.export_folder import check_folder
+from tf_finetune.results.judgement import judge
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -122,7 +123,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
-    card = _evaluate(setup, config, beside, state.untuned)
+    card = judge(setup, config, beside, state.untuned).card
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
     bound = replicated()
@@ -188,35 +189,6 @@ def _train(
         state.results.append(result)
         state.probe = state.probe or scores
         ongoing.save()
-
-
-def _evaluate(
-    setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores
-) -> dict[str, Any]:
-    """The card: the model, the probe alone and the majority on the same test rows."""
-    task, prepared = setup.task, setup.prepared
-    labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
-    outputs = held_out(task.scorer, setup.tokens, prepared.splits, config.fit.eval_batch)
-    how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
-    kind, names = task.kind, task.class_names
-    baselines = {
-        "majority": evaluate.majority_baseline(kind, labels["train"], labels["test"], names, **how)
-    }
-    facts: dict[str, Any] = {
-        "validation": evaluate.score(
-            kind, outputs["validation"], labels["validation"], names, **how
-        )
-    }
-    if probe:
-        baselines["probe"] = evaluate.score(kind, probe["test"], labels["test"], names, **how)
-        facts["gain_over_probe"] = evaluate.gain(
-            kind, outputs["test"], probe["test"], labels["test"], **how
-        )
-    if "retained" in outputs:
-        pair = untuned.get("retained"), outputs["retained"]
-        facts["retained"] = retention.account(kind, *pair, labels["retained"], names, **how)
-    test = evaluate.score(kind, outputs["test"], labels["test"], names, **how)
-    return evaluate.card(kind, names, test, baselines, **facts)
 
 
 def run_phase(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.results import retention
+from tf_finetune.results import calibration, retention
 from tf_finetune.results.cautions import cautions
 from tf_finetune.results.wording import (
     NAMES,
@@ -45,6 +45,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         "## On the test split",
         _figures(card),
         _classes(card),
+        calibration.section(card),
         retention.section(card),
         "## To keep in mind",
         cautions(card),
