@@ -37,7 +37,7 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     folder = finished.result.workdir
     names = {
         *("config.json", "data_report.md", "metrics.jsonl", "metrics.json", "report.md"),
-        *("model.keras", "checkpoints", "logs", "export", "cache"),
+        *("model.keras", "checkpoints", "logs", "export", "cache", "label_audit.csv"),
     }
     assert {path.name for path in folder.iterdir()} == names
     assert FineTuneConfig.from_json((folder / "config.json").read_text()) == finished.config

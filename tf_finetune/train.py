@@ -39,7 +39,8 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.results import export, report
+from tf_finetune.results import export, frozen_features, report
+from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.judgement import judge
 from tf_finetune.resume import Ongoing, begun
@@ -123,7 +124,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
-    card = judge(setup, config, beside, state.untuned).card
+    judgement = judge(setup, config, beside, state.untuned)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
     bound = replicated()
@@ -131,11 +132,12 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     task = task.copied() if bound else task
     if not part.chief:
         history = folder.read_history(run)
-        return FitResult(metrics=card, history=history, model=task, workdir=part.shared)
+        return FitResult(metrics=judgement.card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
     parity = setup.texts(prepared.splits["test"][:64])
     exported = export.export(task, run / "export", parity) if config.results.export else None
+    card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
         "phases": [dataclasses.asdict(result) for result in state.results],
@@ -214,6 +216,8 @@ def run_phase(
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
         store = cache_features(task.encoder, store, rows, batch_size=fit.eval_batch)
+        if number <= 1:  # of the pretrained backbone as it is
+            frozen_features.keep(run / "cache", store, splits, config.data.seed)
         network = task.head
     objective = objective_of(task, fit.label_smoothing)
 

@@ -11,6 +11,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.results import calibration, evaluate, retention
+from tf_finetune.results.paired import mcnemar
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -65,6 +66,11 @@ def judge(setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores) 
         facts["gain_over_probe"] = evaluate.gain(
             kind, outputs["test"], probe["test"], labels["test"], **how
         )
+        if kind != "regression":
+            both = (
+                evaluate.row_goodness(kind, o["test"], labels["test"]) for o in (outputs, probe)
+            )
+            facts["gain_over_probe"]["mcnemar"] = mcnemar(*both)
     if "retained" in outputs:
         pair = untuned.get("retained"), outputs["retained"]
         facts["retained"] = retention.account(kind, *pair, labels["retained"], names, **how)
