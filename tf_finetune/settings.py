@@ -26,6 +26,8 @@ class DataConfig:
         label_separator: between the labels of one row in a multi-label column.
         classes: the labels that are allowed, in order; empty means those found.
         group: rows with the same value in this column stay in one split.
+        slice: a column, such as that of a row's source, by whose values the results are
+            also told one by one.
         split: the column that names the split of each row.
         train: the name of the training split in `split` or of the TFDS split.
         validation: a fraction of the rows (`"0.1"`), a file as in `path`, or,
@@ -64,6 +66,7 @@ class DataConfig:
     label_separator: str = "|"
     classes: tuple[str, ...] = ()
     group: str = ""
+    slice: str = ""
     split: str = ""
     train: str = "train"
     validation: str = "0.1"
@@ -221,9 +224,15 @@ class ResultsConfig:
     Attributes:
         bootstrap: resamples behind each 95% interval.
         probe_baseline: also score the head trained alone on the frozen backbone.
+        calibrate: divide the logits by a temperature, fitted on the validation split, so
+            that probabilities come true as often as they say; not for regression.
+        drift: also say how far each block of the backbone has moved; takes a second copy of
+            it in memory at the end.
         export: write the SavedModel.
     """
 
     bootstrap: int = 1000
     probe_baseline: bool = True
+    calibrate: bool = True
+    drift: bool = True
     export: bool = True

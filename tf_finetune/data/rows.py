@@ -22,7 +22,8 @@ class Columns:
     """The columns to read: what each is for, and its name in the source.
 
     Attributes:
-        roles: `text`, `text_pair`, `label`, `group`, `split`, `where`; those in use.
+        roles: `text`, `text_pair`, `label`, `group`, `slice`, `split`, `where`; those in
+            use.
         names: the column's name for each role.
     """
 
@@ -42,7 +43,8 @@ class Columns:
         """
         chosen = {"text": config.text, "text_pair": config.text_pair}
         if labelled:
-            chosen |= {"label": config.label, "group": config.group, "split": config.split}
+            chosen |= {"label": config.label, "group": config.group, "slice": config.slice}
+            chosen |= {"split": config.split}
             chosen |= {"where": config.where.partition("=")[0]}
         for role in ("text", "label"):
             if chosen.get(role) == "":
