@@ -1,4 +1,4 @@
-"""The peer: full fine-tuning by the Hugging Face Trainer, torch on CPU.
+"""The peer: fine-tuning by the Hugging Face Trainer, torch on CPU.
 
 Runs under the Python of its own environment (`benchmarks/requirements-peer.txt`) and
 imports nothing of tf_finetune. It reads `train.jsonl`, `validation.jsonl` and
@@ -26,15 +26,27 @@ SPLITS = ("train", "validation", "test")
 
 
 class Clock(transformers.TrainerCallback):
-    """Notes when training began, when its first step was done and each epoch's score."""
+    """Notes when training began, when its first step was done and each epoch's score.
 
-    def __init__(self) -> None:
-        self.began = self.first_step = 0.0
+    Args:
+        process_began: in seconds since 1970.
+    """
+
+    def __init__(self, process_began: float) -> None:
+        self.process_began, self.began, self.first_step = process_began, 0.0, 0.0
         self.validation: list[float] = []
+        self.validated_at: list[float] = []
+        self.epoch_seconds: list[float] = []
         self.evaluating = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.perf_counter()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epoch_began = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epoch_seconds.append(time.perf_counter() - self.epoch_began)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.first_step = self.first_step or time.perf_counter() - self.began
@@ -43,6 +55,7 @@ class Clock(transformers.TrainerCallback):
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
     ) -> None:
         self.validation.append(metrics["eval_accuracy"])
+        self.validated_at.append(time.time() - self.process_began)
         self.evaluating += metrics["eval_runtime"]
 
 
@@ -88,6 +101,17 @@ def arguments(options: argparse.Namespace, folder: str) -> transformers.Training
     )
 
 
+def freeze(model: Any, train: str) -> None:
+    """Leaves trainable what `train` says: all, the head, or the last blocks and the head."""
+    if train == "all":
+        return
+    blocks = model.base_model.encoder.layer
+    count = 0 if train == "head" else int(train.removeprefix("last:"))
+    model.base_model.requires_grad_(False)
+    for block in blocks[len(blocks) - count :]:
+        block.requires_grad_(True)
+
+
 def accuracy(outputs: Any) -> dict[str, float]:
     """Share of rows whose largest logit is the label's."""
     return {"accuracy": float((outputs.predictions.argmax(-1) == outputs.label_ids).mean())}
@@ -104,7 +128,8 @@ def run(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         options.model, num_labels=classes
     )
-    clock = Clock()
+    freeze(model, options.train)
+    clock = Clock(options.began)
     trainer = transformers.Trainer(
         model=model,
         args=arguments(options, folder),
@@ -121,9 +146,11 @@ def run(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     return {
         "test_accuracy": test,
         "validation_accuracy": max(clock.validation),
-        "validation_by_epoch": clock.validation,
+        "validation": clock.validation,
+        "validated_at": clock.validated_at,
         "train_seconds": trained,
         "first_step_seconds": clock.first_step,
+        "examples_per_second": len(splits["train"]) / clock.epoch_seconds[-1],
         "steps": trainer.state.global_step,
         "steps_per_second": trainer.state.global_step / (trained - clock.evaluating),
         "rows": {name: len(rows) for name, rows in splits.items()},
@@ -147,6 +174,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", default="all", help="all, head or last:K")
+    parser.add_argument("--began", type=float, default=time.time(), help="seconds since 1970")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -35,6 +35,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "probe_then_tune": (),
     "full": ("phases=full",),
     "probe": ("phases=probe",),
+    "probe_lbfgs": ("phases=probe", "fit.probe_solver=lbfgs"),
     "gradual": ("phases=gradual",),
     "lora": ("phases=lora",),
     "layer_decay": ("fit.layer_decay=0.8",),

@@ -155,3 +155,47 @@ def test_reviews_are_long_of_both_kinds_and_other_ones_to_choose_by(benchmark) -
     assert not set(texts) & set(others)
     assert 0.4 < labels.mean() < 0.6
     assert min(len(text.split()) for text in texts) >= 260
+
+
+def speed_pair(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    ours = {
+        "seconds": 50.0,
+        "test_accuracy": 0.8,
+        "validation": [0.7, 0.8],
+        "validated_at": [20.0, 40.0],
+        "examples_per_second": 100.0,
+        "first_step_seconds": 5.0,
+    }
+    trainer = ours | {"seconds": 100.0, "validated_at": [60.0, 90.0], "examples_per_second": 50.0}
+    keras = trainer | {"epochs": 2, "epoch_seconds": 40.0, "seconds": 120.0}
+    return {"ours": ours, "trainer": trainer, "keras": keras} | changes
+
+
+def test_a_table_of_speeds_says_by_how_much_each_is_behind(benchmark) -> None:
+    module, pairs = benchmark("speed"), [speed_pair()]
+    # Keras has made two epochs of ten; eight more take 40 s each.
+    assert "| 2.00 (2.00 to 2.00) | 440.0 (0.800) | 8.80 " in module.line("head", pairs)
+    assert "| 100.0 (0.800) | 50.0 (0.800) | 2.00 " in module.line("all, as is", pairs)
+    assert "| 5.0 (0.800) | 5.0 (0.800) | 1.00 " in module.line("first step", pairs)
+
+
+def test_time_to_an_accuracy_counts_to_the_epoch_that_has_it(benchmark) -> None:
+    module = benchmark("speed")
+    pair = speed_pair()
+    assert module.figure("to an accuracy", pair, "ours") == 40.0
+    assert module.figure("to an accuracy", pair, "trainer") == 90.0
+    pair["trainer"]["validation"] = [0.7, 0.9]
+    assert module.figure("to an accuracy", pair, "ours") == float("inf")
+
+
+def test_lines_of_a_file_are_dated_as_they_come(benchmark, tmp_path: Path) -> None:
+    import sys
+
+    code = (
+        "import time, sys; f = open(sys.argv[1], 'w', buffering=1); f.write('a\\n'); "
+        "time.sleep(1); f.write('b\\n'); time.sleep(0.5)"
+    )
+    file = tmp_path / "lines"
+    seconds, came = benchmark("speed").timed([sys.executable, "-c", code, str(file)], file)
+    assert len(came) == 2
+    assert 0 < came[0] < came[1] <= seconds

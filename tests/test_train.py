@@ -17,6 +17,7 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.model import backbones
 from tf_finetune.plan import plan
+from tf_finetune.results.calibration import error
 from tf_finetune.results.load import load_model
 from tf_finetune.train import fine_tune
 
@@ -36,7 +37,7 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     folder = finished.result.workdir
     names = {
         *("config.json", "data_report.md", "metrics.jsonl", "metrics.json", "report.md"),
-        *("model.keras", "checkpoints", "logs", "export", "cache"),
+        *("model.keras", "checkpoints", "logs", "export", "cache", "label_audit.csv"),
     }
     assert {path.name for path in folder.iterdir()} == names
     assert FineTuneConfig.from_json((folder / "config.json").read_text()) == finished.config
@@ -81,6 +82,46 @@ def test_what_is_said_of_a_phase(finished):
 def test_the_saved_model_predicts_bit_for_bit_the_same(finished):
     model = load_model(finished.result.workdir)
     np.testing.assert_array_equal(model.predict(SAMPLE), finished.result.model.predict(SAMPLE))
+
+
+@pytest.fixture(scope="module")
+def unsure(preset, tmp_path_factory):
+    """A run whose labels are wrong by chance, so that being sure does not pay."""
+    table, random = runs.classes(400), np.random.default_rng(0)
+    flipped = random.random(400) < 0.3
+    table["label"] = [
+        runs.CLASSES[(label == "pos") != bool(wrong)]
+        for label, wrong in zip(table["label"], flipped, strict=True)
+    ]
+    config = config_for(preset, phases="full", epochs=8, learning_rate=1e-2, export=True)
+    config.data.conflicts = config.data.leaks = config.data.duplicates = "warn"
+    return train(config, tmp_path_factory.mktemp("unsure") / "run", table)
+
+
+def test_all_that_is_shipped_gives_calibrated_probabilities(unsure):
+    folder, found = unsure.workdir, unsure.metrics["calibration"]
+    assert found["temperature"] > 1.05
+    assert found["after"]["log_loss"] < found["before"]["log_loss"]
+    table = pa.ipc.open_file(folder / "cache" / "rows.arrow").read_all()
+    rows = np.load(folder / "cache" / "splits.npz")["test"]
+    texts, labels = (table[n].take(pa.array(rows)).to_pylist() for n in ("text", "label"))
+    truth = np.array([runs.CLASSES.index(label) for label in labels])
+    for model in (unsure.model, load_model(folder), load_model(folder / "export")):
+        shares = model.predict(texts)
+        assert error("classification", shares, truth) == pytest.approx(
+            found["after"]["ece"], abs=1e-4
+        )
+        likely = np.log(shares[np.arange(len(truth)), truth]).mean()
+        assert -likely == pytest.approx(found["after"]["log_loss"], rel=1e-4)
+        assert -likely == pytest.approx(unsure.metrics["test"]["log_loss"], rel=1e-4)
+
+
+def test_a_run_without_calibration_ships_what_was_trained(preset, tmp_path):
+    config = config_for(preset, calibrate=False, phases="probe")
+    result = train(config, tmp_path / "run", runs.classes())
+    found = result.metrics["calibration"]
+    assert result.model.temperature == found["temperature"] == 1.0
+    assert found["before"] == found["after"]
 
 
 def test_the_saved_model_holds_each_weight_once_and_nothing_else(finished):

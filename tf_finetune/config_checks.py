@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tf_finetune.errors import UserError
@@ -122,8 +123,26 @@ def check_values(config: FineTuneConfig) -> None:
             "head alone on cached features. Set it to 1, or choose phases that begin with the "
             "head, with config.fit.cache=True."
         )
+    _check_solver(fit, trained)
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
+
+
+def _check_solver(fit: FitConfig, trained: Sequence[str]) -> None:
+    one_of("config.fit.probe_solver", fit.probe_solver, ("adamw", "lbfgs"))
+    if fit.probe_solver == "adamw":
+        return
+    if not fit.cache or "head" not in trained:
+        raise UserError(
+            'config.fit.probe_solver is "lbfgs", but no phase trains the head alone on cached '
+            'features. Set it to "adamw", or choose phases with the head alone, such as '
+            '"probe_then_tune", with config.fit.cache=True.'
+        )
+    if fit.probe_seeds > 1:
+        raise UserError(
+            f'config.fit.probe_seeds is {fit.probe_seeds}, but config.fit.probe_solver is "lbfgs", '
+            "whose result does not depend on the initial head; set one of them back."
+        )
 
 
 def _check_balance(fit: FitConfig, task: str) -> None:

@@ -29,6 +29,8 @@ class DataConfig:
         label_separator: between the labels of one row in a multi-label column.
         classes: the labels that are allowed, in order; empty means those found.
         group: rows with the same value in this column stay in one split.
+        slice: a column, such as that of a row's source, by whose values the results are
+            also told one by one.
         split: the column that names the split of each row.
         train: the name of the training split in `split` or of the TFDS split.
         validation: a fraction of the rows (`"0.1"`), a file as in `path`, or,
@@ -73,6 +75,7 @@ class DataConfig:
     label_separator: str = "|"
     classes: tuple[str, ...] = ()
     group: str = ""
+    slice: str = ""
     split: str = ""
     train: str = "train"
     validation: str = "0.1"
@@ -138,6 +141,9 @@ class FitConfig:
         probe_epochs: passes of the head-only phase; 0 chooses by the number of rows: as
             many as make 200 updates, but 30 at least.
         probe_learning_rate: peak rate of the head-only phase.
+        probe_solver: how a phase on the head alone, on cached features, finds its weights:
+            `adamw` trains them, `lbfgs` takes them to the optimum under several penalties,
+            without dropout, mixup or a rate, and keeps the one that is best on validation.
         probe_seeds: initial heads, each with an order of examples of its own, that the
             first phase, on the head alone, is trained from; the best on validation goes on.
         lora_learning_rate: peak rate of the adapters' phase.
@@ -195,6 +201,7 @@ class FitConfig:
     learning_rate: float = 1e-4
     probe_epochs: int = 0
     probe_learning_rate: float = 3e-3
+    probe_solver: str = "adamw"
     probe_seeds: int = 1
     lora_learning_rate: float = 1e-3
     train: str = "all"
@@ -234,9 +241,15 @@ class ResultsConfig:
     Attributes:
         bootstrap: resamples behind each 95% interval.
         probe_baseline: also score the head trained alone on the frozen backbone.
+        calibrate: divide the logits by a temperature, fitted on the validation split, so
+            that probabilities come true as often as they say; not for regression.
+        drift: also say how far each block of the backbone has moved; takes a second copy of
+            it in memory at the end.
         export: write the SavedModel.
     """
 
     bootstrap: int = 1000
     probe_baseline: bool = True
+    calibrate: bool = True
+    drift: bool = True
     export: bool = True

@@ -32,6 +32,7 @@ from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
+from tf_finetune.fit.solve_phase import solve_phase
 from tf_finetune.fit.steps import step_of
 from tf_finetune.fit.strategy import told_by_chief
 from tf_finetune.interpolated import interpolate_run, retained_scores
@@ -39,8 +40,10 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.results import evaluate, export, report, retention
+from tf_finetune.results import export, frozen_features, report
+from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.export_folder import check_folder
+from tf_finetune.results.judgement import judge
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -122,7 +125,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
-    card = _evaluate(setup, config, beside, state.untuned)
+    judgement = judge(setup, config, beside, state.untuned)
 
     # 6. Save: the Keras model to go on with, and the SavedModel to serve.
     bound = replicated()
@@ -130,11 +133,12 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     task = task.copied() if bound else task
     if not part.chief:
         history = folder.read_history(run)
-        return FitResult(metrics=card, history=history, model=task, workdir=part.shared)
+        return FitResult(metrics=judgement.card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
     parity = setup.texts(prepared.splits["test"][:64])
     exported = export.export(task, run / "export", parity) if config.results.export else None
+    card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
         "phases": [dataclasses.asdict(result) for result in state.results],
@@ -190,35 +194,6 @@ def _train(
         ongoing.save()
 
 
-def _evaluate(
-    setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores
-) -> dict[str, Any]:
-    """The card: the model, the probe alone and the majority on the same test rows."""
-    task, prepared = setup.task, setup.prepared
-    labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
-    outputs = held_out(task.scorer, setup.tokens, prepared.splits, config.fit.eval_batch)
-    how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
-    kind, names = task.kind, task.class_names
-    baselines = {
-        "majority": evaluate.majority_baseline(kind, labels["train"], labels["test"], names, **how)
-    }
-    facts: dict[str, Any] = {
-        "validation": evaluate.score(
-            kind, outputs["validation"], labels["validation"], names, **how
-        )
-    }
-    if probe:
-        baselines["probe"] = evaluate.score(kind, probe["test"], labels["test"], names, **how)
-        facts["gain_over_probe"] = evaluate.gain(
-            kind, outputs["test"], probe["test"], labels["test"], **how
-        )
-    if "retained" in outputs:
-        pair = untuned.get("retained"), outputs["retained"]
-        facts["retained"] = retention.account(kind, *pair, labels["retained"], names, **how)
-    test = evaluate.score(kind, outputs["test"], labels["test"], names, **how)
-    return evaluate.card(kind, names, test, baselines, **facts)
-
-
 def run_phase(
     setup: Setup,
     config: FineTuneConfig,
@@ -242,7 +217,22 @@ def run_phase(
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
         store = cache_features(task.encoder, store, rows, batch_size=fit.eval_batch)
+        if number <= 1:  # of the pretrained backbone as it is
+            frozen_features.keep(run / "cache", store, splits, config.data.seed)
         network = task.head
+    if network is task.head and fit.probe_solver == "lbfgs":
+        result = solve_phase(
+            task,
+            store,
+            setup.prepared.labels,
+            splits,
+            phase,
+            fit,
+            number=number,
+            workdir=run,
+            say=say,
+        )
+        return result, activated(task.kind, held_out(network, store, splits, fit.eval_batch))
     objective = objective_of(task, fit.label_smoothing)
 
     def trained(seed: int, run: Path, state: State, say: Callable[[str], None]) -> PhaseResult:

@@ -42,6 +42,36 @@ def test_views_share_the_task_s_variables():
     assert {id(v) for v in task.network.weights} <= shared
 
 
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_a_temperature_changes_probabilities_but_no_choice(kind, tmp_path):
+    task = tiny_task(kind, ("a", "b", "c"))
+    before = task.predict(TEXTS)
+    ids = task.preprocessor(TEXTS)
+    for model in (task, task.scorer):  # traced with the former temperature
+        keras.Model.predict(model, ids, verbose=0)
+    task.calibrate(2.5)
+    after = task.predict(TEXTS)
+    logits = np.asarray(task.network(ids)) / 2.5
+    expected = keras.ops.softmax(logits) if kind == "classification" else keras.ops.sigmoid(logits)
+    np.testing.assert_allclose(after, expected, atol=1e-6)
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_array_equal(after.argmax(axis=1), before.argmax(axis=1))
+    if kind == "multi_label":
+        np.testing.assert_array_equal(after >= 0.5, before >= 0.5)
+    for model in (task, task.scorer):
+        np.testing.assert_allclose(keras.Model.predict(model, ids, verbose=0), after, atol=1e-6)
+    task.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.temperature == 2.5
+    np.testing.assert_array_equal(again.predict(TEXTS), after)
+    np.testing.assert_array_equal(task.copied().predict(TEXTS), after)
+
+
+def test_regression_has_nothing_to_calibrate():
+    with pytest.raises(ValueError, match="regression"):
+        tiny_task("regression", ("stars",)).calibrate(2.0)
+
+
 def test_mean_pooling_ignores_padding():
     task = tiny_task(pooling="mean")
     alone, beside_a_long_one = task.predict(["bad film"]), task.predict(["bad film", TEXTS[-1]])

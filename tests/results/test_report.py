@@ -114,6 +114,59 @@ def test_it_tells_what_a_stranger_needs():
         assert expected in text
 
 
+MISTAKE = {
+    "place": "a.csv:7",
+    "texts": ["a | text", "<b>second</b>"],
+    "label": "bad",
+    "chosen": "good|fine",
+    "badness": 0.987,
+    "neighbours": [
+        {"place": "a.csv:9", "texts": ["like it"], "label": "bad", "similarity": 0.5},
+    ],
+}
+CLOSER = {
+    "slices": [
+        {"by": "from", "name": "here", "rows": 9, "value": 0.5, "interval": [0.25, 0.75]},
+    ],
+    "selective": [
+        {"coverage": 0.8, "rows": 160, "accuracy": 0.9, "interval": [0.8, 0.95], "threshold": 0.7}
+    ],
+    "mistakes": [MISTAKE],
+    "label_audit": {
+        "method": "the method",
+        "rows": 1234,
+        "suspected": 56,
+        "probe_accuracy": 0.8,
+        "first": [MISTAKE | {"likely": "good|fine"}],
+    },
+    "drift": [
+        {"block": "stem", "relative_l2": 0.001, "cka": None},
+        {"block": "block_1", "relative_l2": 0.0213, "cka": 0.98765},
+    ],
+}
+
+
+def test_parts_mistakes_labels_and_drift_are_told():
+    text = render(*make(**CLOSER))
+    for expected in (
+        "| from | here | 9 | 50.0% | 25.0% to 75.0% |",
+        "| 80% | 160 | 90.0% | 80.0% to 95.0% | 0.700 |",
+        "| a.csv:7 | bad | good\\|fine | 0.987 | a \\| text / <b>second</b> |",
+        "56 of 1,234 training rows are suspected, by the method",
+        "| block_1 | 2.13% | 0.9877 |",
+        "| stem | 0.10% |  |",
+    ):
+        assert expected in text, expected
+
+
+def test_the_test_of_pairs_is_told():
+    card, config, prepared = make()
+    card["gain_over_probe"]["mcnemar"] = {"only_first": 31, "only_second": 12, "p": 0.0053}
+    text = render(card, config, prepared)
+    assert "31 only this model has right and 12 only the head alone" in text
+    assert "p = 0.0053" in text
+
+
 def test_class_names_cannot_break_a_table():
     text = render(*make())
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)

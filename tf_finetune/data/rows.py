@@ -22,8 +22,8 @@ class Columns:
     """The columns to read: what each is for, and its name in the source.
 
     Attributes:
-        roles: `text` and `text_pair`, or `image` in their place; `label`, `group`, `split`,
-            `where`; those in use.
+        roles: `text` and `text_pair`, or `image` in their place; `label`, `group`, `slice`,
+            `split`, `where`; those in use.
         names: the column's name for each role.
     """
 
@@ -45,7 +45,8 @@ class Columns:
         if config.image:
             chosen = {"image": config.image}
         if labelled:
-            chosen |= {"label": config.label, "group": config.group, "split": config.split}
+            chosen |= {"label": config.label, "group": config.group, "slice": config.slice}
+            chosen |= {"split": config.split}
             chosen |= {"where": config.where.partition("=")[0]}
         for role in ("text", "label"):
             if chosen.get(role) == "":

@@ -40,10 +40,10 @@ def read(
         A table with the columns `text`, `text_pair` (with `config.text_pair`), or in place
         of both `image`, a path, where the rows are pictures;
         `label` (string, list of strings or double by the task; if labelled),
-        `group` (with `config.group`; if labelled), `split` ("train", "validation",
-        "test", "retained", or "" where it is still to be split), `file` and `row` (1-based
-        line of the file, or number of the row); and what is wrong with the rows
-        that were left out. At most a few megabytes of texts are in memory at once.
+        `group` (with `config.group`; if labelled), `slice` (likewise), `split` ("train",
+        "validation", "test", "retained", or "" where it is still to be split), `file`
+        and `row` (1-based line of the file, or number of the row); and what is wrong
+        with the rows that were left out. At most a few megabytes of texts are in memory at once.
 
     Raises:
         UserError: if the source, a column, a split or a value is not as configured.
@@ -81,6 +81,7 @@ def unsplit(config: DataConfig, path: str) -> DataConfig:
         where="",
         split="",
         group="",
+        slice="",
         validation=whole.validation,
         test=whole.test,
         retained="",

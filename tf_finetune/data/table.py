@@ -46,8 +46,7 @@ def schema(columns: Columns, task: str) -> pa.Schema:
     types = {"text": pa.string(), "text_pair": pa.string(), "image": pa.string()}
     types["label"] = _LABEL_TYPES[task]
     types = {role: kind for role, kind in types.items() if role in columns.roles}
-    if "group" in columns.roles:
-        types["group"] = pa.string()
+    types |= {role: pa.string() for role in ("group", "slice") if role in columns.roles}
     return pa.schema(types | {"split": pa.string(), "file": pa.string(), "row": pa.int64()})
 
 
@@ -140,10 +139,20 @@ class Rows:
         group = [_scalar(raw["group"], "group", file, number)] if "group" in raw else []
         if "" in group:
             raise Unusable("missing group")
+        # Of no weight for training: an empty value is as good as any, an unreadable one too.
+        part = [_printable(raw["slice"])] if "slice" in raw else []
         names = [label] if isinstance(label, str) else label if isinstance(label, list) else []
         if not all(is_readable(value) for value in (*names, *group)):
             raise Unusable("undecodable bytes")
-        return (*texts, label, *group, self._train if split == "train" else split, file, number)
+        return (
+            *texts,
+            label,
+            *group,
+            *part,
+            self._train if split == "train" else split,
+            file,
+            number,
+        )
 
     def _texts(self, raw: dict[str, Any], file: str, number: int) -> list[str]:
         roles = [role for role in ("text", "text_pair", "image") if role in raw]

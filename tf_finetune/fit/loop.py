@@ -276,11 +276,12 @@ def fit_phase(
         audit=audit,
         skipped=seen.guard.skipped if seen.guard else [],
     )
-    say(_summary(result, objective.monitor))
+    say(summary(result, objective.monitor))
     return result
 
 
-def _summary(result: PhaseResult, monitor: str) -> str:
+def summary(result: PhaseResult, monitor: str) -> str:
+    """One line: which epoch was best, its figures, the time and the audit."""
     row = result.figures
     names = [name for name in dict.fromkeys((monitor, "val_loss", "loss")) if name in row]
     figures = ", ".join(f"{name} {row[name]:.4f}" for name in names)

@@ -81,9 +81,7 @@ def watching(
         spike_guard: how often to go back; 0 means never.
         say: where lines for people go.
     """
-    title = re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")
-    folder = workdir / "checkpoints" / title if workdir else None
-    best = KeepBest(objective.monitor, objective.mode, phase.patience, start, folder)
+    best = best_of(phase, objective, start, number, workdir)
     log = MetricsLog(phase.name, examples.size, workdir / "metrics.jsonl" if workdir else None)
     average = [AveragedWeights(ema)] if ema else []
     guard = SpikeGuard(spike_guard, beside=average, say=say) if spike_guard else None
@@ -91,7 +89,25 @@ def watching(
     found: list[Any] = [*average, *([guard] if guard else [])]
     found += [Progress(phase.name, examples.size, examples.steps), log, best]
     if workdir:
-        found.append(keras.callbacks.TensorBoard(workdir / "logs" / title, write_graph=False))
+        found.append(
+            keras.callbacks.TensorBoard(workdir / "logs" / _title(phase, number), write_graph=False)
+        )
     if phase.schedule == "plateau":
         found.append(Plateau(objective.monitor, mode=objective.mode, factor=0.5, patience=1))
     return Watching(all=found, best=best, log=log, guard=guard)
+
+
+def best_of(
+    phase: Phase,
+    objective: Objective,
+    start: dict[str, float],
+    number: int,
+    workdir: Path | None,
+) -> KeepBest:
+    """What keeps the best epoch of a phase, given as to `watching`."""
+    folder = workdir / "checkpoints" / _title(phase, number) if workdir else None
+    return KeepBest(objective.monitor, objective.mode, phase.patience, start, folder)
+
+
+def _title(phase: Phase, number: int) -> str:
+    return re.sub(r"[^\w-]+", "-", f"{number}-{phase.name}")

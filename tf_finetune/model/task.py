@@ -37,6 +37,8 @@ class TextTask(keras_hub.models.Task):
         target_mean: of the training targets; for regression the head's output is
             shifted and scaled by these, so that it starts where the data lies.
         target_std: of the training targets, above 0.
+        temperature: what logits are divided by where they become probabilities; the
+            trained views, `head` and `network`, are before it. See `calibrate`.
 
     Raises:
         UserError: if `pooling="backbone"` and the backbone has no pooled output.
@@ -53,6 +55,7 @@ class TextTask(keras_hub.models.Task):
         exact_gelu: bool = False,
         target_mean: float = 0.0,
         target_std: float = 1.0,
+        temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
         if exact_gelu:
@@ -69,9 +72,10 @@ class TextTask(keras_hub.models.Task):
                 keras.layers.Rescaling(target_std, target_mean, dtype="float32", name="values")
             )
         logits = _chain(layers, vector)
-        outputs = keras.layers.Activation(
-            heads.activation(kind), dtype="float32", name="probabilities"
-        )(logits)
+        cooled = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")
+        activate = heads.activation(kind)
+        activation = keras.layers.Activation(activate, dtype="float32", name="probabilities")
+        outputs = _chain([activation] if kind == "regression" else [cooled, activation], logits)
         self.backbone = backbone
         self.preprocessor = preprocessor
         super().__init__(inputs=inputs, outputs=outputs, compile=False, **kwargs)
@@ -88,6 +92,23 @@ class TextTask(keras_hub.models.Task):
         self.class_names = tuple(class_names)
         self.pooling, self.dropout, self.exact_gelu = pooling, dropout, exact_gelu
         self.target_mean, self.target_std = target_mean, target_std
+        self.temperature = temperature
+
+    def calibrate(self, temperature: float) -> None:
+        """Divides the logits by this where they become probabilities; no choice changes.
+
+        Args:
+            temperature: above 0; above 1 makes the model less sure.
+
+        Raises:
+            ValueError: for regression, which has no probabilities.
+        """
+        if self.kind == "regression":
+            raise ValueError("regression has no probabilities to calibrate")
+        self.get_layer("temperature").scale = 1 / temperature
+        self.temperature = temperature
+        for model in (self, self.scorer):
+            model.predict_function = None  # was traced with the former one
 
     @property
     def encoder(self) -> keras.Model:
@@ -161,6 +182,7 @@ class TextTask(keras_hub.models.Task):
             "exact_gelu": self.exact_gelu,
             "target_mean": self.target_mean,
             "target_std": self.target_std,
+            "temperature": self.temperature,
         }
 
 

@@ -12,7 +12,12 @@ _FEW_ROWS = 30
 
 
 def cautions(card: Mapping[str, Any]) -> str:
-    """A list of lines, those that apply."""
+    """A list in Markdown."""
+    return "\n".join(f"- {line}" for line in caution_lines(card))
+
+
+def caution_lines(card: Mapping[str, Any]) -> list[str]:
+    """Those that apply."""
     test, name = card["test"], decisive(card)
     found = [
         "The intervals hold for texts like those of the test split. On texts from elsewhere, "
@@ -47,4 +52,4 @@ def cautions(card: Mapping[str, Any]) -> str:
                 f"No epoch of phase `{phase['name']}` was better on validation than its start, "
                 "which was kept; a lower learning rate may do better."
             )
-    return "\n".join(f"- {line}" for line in found)
+    return found

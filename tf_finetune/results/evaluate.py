@@ -117,8 +117,8 @@ def gain(
         `figure`, its name; `value` and `interval` of model minus baseline for
         accuracies, of baseline minus model for `mae`: above 0 is better.
     """
-    better = _row_goodness(task, _checked(outputs, labels), labels)
-    worse = _row_goodness(task, _checked(baseline_outputs, labels), labels)
+    better = row_goodness(task, _checked(outputs, labels), labels)
+    worse = row_goodness(task, _checked(baseline_outputs, labels), labels)
     values, counts = np.unique(better - worse, return_counts=True)
     rounds = np.concatenate([w @ values for w in resamples(counts, bootstrap, seed)])
     return {
@@ -126,6 +126,24 @@ def gain(
         "value": float(np.mean(better - worse)),
         "interval": middle(rounds / len(labels)),
     }
+
+
+def row_goodness(task: str, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) of each row: 1 where the choice is right, all labels of a row; else 0.
+
+    For regression the absolute error, negative: more is better.
+
+    Args:
+        task: as in `score`.
+        outputs: as in `score`.
+        labels: as in `score`.
+    """
+    outputs = np.asarray(outputs)
+    if task == "regression":
+        return -np.abs(outputs.reshape(-1) - np.asarray(labels, "float64").reshape(-1))
+    if task == "multi_label":
+        return ((outputs >= 0.5) == (np.asarray(labels) >= 0.5)).all(axis=1).astype("float64")
+    return (outputs.argmax(axis=1) == labels).astype("float64")
 
 
 def card(
@@ -259,14 +277,6 @@ def _r2(means: np.ndarray) -> np.ndarray:
     variance = means[..., 3] - means[..., 2] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(variance > 1e-300, 1 - means[..., 1] / variance, np.nan)
-
-
-def _row_goodness(task: str, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    if task == "regression":
-        return -np.abs(outputs.reshape(-1) - np.asarray(labels, "float64").reshape(-1))
-    if task == "multi_label":
-        return ((outputs >= 0.5) == (labels >= 0.5)).all(axis=1).astype("float64")
-    return (outputs.argmax(axis=1) == labels).astype("float64")
 
 
 def _intervals(task: str, rounds: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Any]:

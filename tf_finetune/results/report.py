@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.results import retention
+from tf_finetune.results import calibration, retention
 from tf_finetune.results.cautions import cautions
+from tf_finetune.results.closer_sections import drift_section, label_section, row_sections
+from tf_finetune.results.training_section import training
+from tf_finetune.results.usage_section import usage
 from tf_finetune.results.wording import (
     NAMES,
     decisive,
     difference,
     interval_of,
-    short,
     table,
     value_of,
     with_interval,
@@ -24,7 +26,7 @@ from tf_finetune.results.wording import (
 
 # Beyond so many classes a table is no longer read; the rest is in metrics.json.
 _MOST_CLASSES = 20
-_BASELINES = {"probe": "head alone", "majority": "knows only the training labels"}
+BASELINES = {"probe": "head alone", "majority": "knows only the training labels"}
 
 
 def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> str:
@@ -40,20 +42,24 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         Markdown.
     """
     sections = [
-        f"# {config.model.preset}, fine-tuned for {_task(card['task'])}",
-        _opening(card),
+        f"# {config.model.preset}, fine-tuned for {task_name(card['task'])}",
+        "\n".join(opening_lines(card)),
         "## On the test split",
-        _figures(card),
+        figures(card),
         _classes(card),
+        calibration.section(card),
+        row_sections(card),
         retention.section(card),
         "## To keep in mind",
         cautions(card),
         "## Data",
         _data(card, prepared),
+        label_section(card),
         "## Training",
-        _training(card, config),
+        training(card, config),
+        drift_section(card),
         "## Use it",
-        _usage(card, config),
+        usage(card, config),
         "## How it was made",
         _origin(card, config),
     ]
@@ -65,7 +71,7 @@ def summary(card: Mapping[str, Any], workdir: Path) -> str:
     name = decisive(card)
     lines = [f"test: {NAMES[name]} {with_interval(card['test'], name)}"]
     for key, scores in card["baselines"].items():
-        lines.append(f"      {with_interval(scores, name)} {_BASELINES.get(key, key)}")
+        lines.append(f"      {with_interval(scores, name)} {BASELINES.get(key, key)}")
     if "retained" in card:
         lines.append("retained: " + retention.line(card))
     lines.append(f"report: {workdir / 'report.md'}; model: {workdir / 'model.keras'}")
@@ -74,11 +80,13 @@ def summary(card: Mapping[str, Any], workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def _task(task: str) -> str:
+def task_name(task: str) -> str:
+    """As people write it."""
     return {"multi_label": "multi-label classification"}.get(task, task)
 
 
-def _opening(card: Mapping[str, Any]) -> str:
+def opening_lines(card: Mapping[str, Any]) -> list[str]:
+    """The figure that counts, its interval and what stands beside it, in sentences."""
     test, name = card["test"], decisive(card)
     lines = [
         f"On {test['rows']:,} test rows, which took no part in training or in any choice, the "
@@ -93,7 +101,7 @@ def _opening(card: Mapping[str, Any]) -> str:
         lines.append(f"{what} gets {value_of(scores, name)}.")
     if gain := card.get("gain_over_probe"):
         lines.append(_gain(gain))
-    return "\n".join(lines)
+    return lines
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
@@ -103,15 +111,22 @@ def _gain(gain: Mapping[str, Any]) -> str:
         verdict = "**worse** by more than chance explains: ship the head alone"
     else:
         verdict = "which may be chance"
-    return (
+    text = (
         f"Beyond the head alone, fine-tuning the backbone changed this by {difference(gain)}, "
         f"{verdict}."
     )
+    if test := gain.get("mcnemar"):
+        text += (
+            f" Of the rows, {test['only_first']:,} only this model has right and "
+            f"{test['only_second']:,} only the head alone (McNemar's exact p = {test['p']:.2g})."
+        )
+    return text
 
 
-def _figures(card: Mapping[str, Any]) -> str:
+def figures(card: Mapping[str, Any]) -> str:
+    """All figures on the test rows, beside the baselines."""
     columns = {"this model": card["test"]}
-    columns |= {_BASELINES.get(k, k): scores for k, scores in card["baselines"].items()}
+    columns |= {BASELINES.get(k, k): scores for k, scores in card["baselines"].items()}
     names = [name for name in NAMES if name in card["test"]]
     rows = [[NAMES[n], *(with_interval(s, n) for s in columns.values())] for n in names]
     return table(["", *columns], rows) + "\n\nIn brackets: 95% bootstrap intervals."
@@ -154,7 +169,7 @@ def _data(card: Mapping[str, Any], prepared: Any) -> str:
     rows: list[list[Any]] = [["all", *(f"{len(chosen):,}" for chosen in splits.values())]]
     if card["task"] != "regression":
         counts = [
-            _class_counts(prepared.labels[c], len(prepared.class_names)) for c in splits.values()
+            class_counts(prepared.labels[c], len(prepared.class_names)) for c in splits.values()
         ]
         by_class = zip(prepared.class_names, *counts, strict=True)
         rows += [[name, *(f"{n:,}" for n in ns)] for name, *ns in by_class][:_MOST_CLASSES]
@@ -166,104 +181,11 @@ def _data(card: Mapping[str, Any], prepared: Any) -> str:
     return text + f"\n\nFound in the data: {found or 'nothing wrong'}. See data_report.md."
 
 
-def _class_counts(labels: np.ndarray, k: int) -> list[int]:
+def class_counts(labels: np.ndarray, k: int) -> list[int]:
+    """How many rows have each of k classes."""
     if labels.ndim == 2:
         return labels.sum(axis=0).astype(int).tolist()
     return np.bincount(labels, minlength=k).tolist()
-
-
-def _training(card: Mapping[str, Any], config: FineTuneConfig) -> str:
-    phases = card["phases"]
-    rows = [
-        [
-            p["name"],
-            p["train"],
-            f"{p['trainable']:,} of {p['total']:,} ({p['trainable'] / p['total']:.1%})",
-            f"{p['best_epoch']} of {len(p['history'])}",
-            f"{p['seconds']:.1f}",
-            f"{p['audit']['trained_moved']} moved, "
-            f"{p['audit']['frozen_unchanged']} frozen bit-identical",
-        ]
-        for p in phases
-    ]
-    head = [
-        "phase",
-        "trains",
-        "trainable parameters",
-        "best epoch",
-        "seconds",
-        "audit of variables",
-    ]
-    text = table(head, rows)
-    for p in phases:
-        if seeds := p.get("seeds"):
-            figures = ", ".join(
-                "diverged" if figure is None else f"{figure:.4f}" for figure in seeds["figures"]
-            )
-            spread = seeds["spread"]
-            beside = f", standard deviation {spread:.4f}" if spread is not None else ""
-            text += (
-                f"\n\nPhase {p['name']} was trained from {len(seeds['figures'])} initial heads: "
-                f"{seeds['monitor']} {figures}{beside}. Head {seeds['chosen']} went on."
-            )
-    if line := card.get("interpolation"):
-        scores = ", ".join(retention.point(row) for row in line["sweep"])
-        text += (
-            f"\n\nThe weights are {line['share']:.0%} of the way from those before tuning to "
-            f"those after it, {_chosen(line, config)} ({scores})."
-        )
-    return text + "\n\n" + _history([row for p in phases for row in p["history"]])
-
-
-def _chosen(line: Mapping[str, Any], config: FineTuneConfig) -> str:
-    floor = config.fit.retained_floor
-    if not line["floor_reached"]:
-        return f"which retain most, though less than the floor of {floor:g}"
-    among = f" among those with {floor:g} or better on the retained rows" if floor else ""
-    return f"the best on validation{among}"
-
-
-def _history(rows: Sequence[Mapping[str, Any]]) -> str:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    shown = [key for key in keys if key not in ("step", "examples_per_second")]
-    return table(shown, [[short(row.get(key, "")) for key in shown] for row in rows])
-
-
-def _usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
-    export = card.get("export")
-    run = Path(export["path"]).parents[2] if export else Path("WORKDIR")
-    pair = bool(config.data.text_pair)
-    sample = '(["a text"], ["its second text"])' if pair else '["a text", "another"]'
-    text = (
-        "Predict a file, or go on in Python:\n\n"
-        "```\n"
-        f"tf-finetune --mode=predict --workdir={run} --input=FILE --output=predictions.csv\n"
-        "```\n\n"
-        "```python\nimport tf_finetune\n\n"
-        f'model = tf_finetune.load_model("{run}")\n'
-        f"model.predict({sample})  # {_columns(card)}\n```\n"
-    )
-    if not export:
-        return text + "\nNo SavedModel was written (`results.export` is off)."
-    inputs = 'text=tf.constant(["a text"])'
-    inputs += ', text_pair=tf.constant(["its second text"])' if pair else ""
-    return text + (
-        f"\n`{export['path']}` ({export['bytes'] / 1e6:.1f} MB) takes strings and needs neither "
-        "this package nor Keras. In a fresh process it gave the model's outputs within "
-        f"{export['max_difference']:.1e} on {export['texts']} texts, among them empty, very long, "
-        "emoji and non-Latin ones.\n\n"
-        "```python\nimport tensorflow as tf\nimport tensorflow_text\n\n"
-        f'served = tf.saved_model.load("{export["path"]}")\n'
-        f'served.signatures["serving_default"]({inputs})\n```\n\n'
-        f"The folder above it, `{Path(export['path']).parent}`, is laid out as TensorFlow Serving "
-        "wants its `--model_base_path`."
-    )
-
-
-def _columns(card: Mapping[str, Any]) -> str:
-    if card["task"] == "regression":
-        return "one value a text"
-    return "one column each: " + ", ".join(card["class_names"][:_MOST_CLASSES])
 
 
 def _origin(card: Mapping[str, Any], config: FineTuneConfig) -> str:

@@ -1,0 +1,149 @@
+"""What the card says beyond figures: parts of the rows, mistakes, labels, drift."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.assemble import Setup
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.data.checks import place
+from tf_finetune.model.task import TextTask
+from tf_finetune.results import frozen_features
+from tf_finetune.results.drifted import drift_by_block
+from tf_finetune.results.judgement import Judgement
+from tf_finetune.results.label_audit import METHOD, LabelAudit, audit_labels
+from tf_finetune.results.mistakes import nearest, worst
+from tf_finetune.results.selective import selective
+from tf_finetune.results.slices import by_slice, length_buckets
+from tf_finetune.whole import written_whole
+
+LABELS = "label_audit.csv"
+_MISTAKES, _NEIGHBOURS, _SUSPECTS, _MOST_TEXT = 15, 3, 15, 300
+_MOST_FILES = 20
+Features = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def look_closer(
+    setup: Setup, task: TextTask, config: FineTuneConfig, judgement: Judgement, run: Path
+) -> dict[str, Any]:
+    """More entries for the card; writes the order of suspected labels into the run folder.
+
+    Args:
+        setup: of the run.
+        task: that is shipped.
+        config: of the run.
+        judgement: of that task.
+        run: the folder.
+    """
+    outputs, labels = judgement.outputs["test"], judgement.labels["test"]
+    how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
+    features = frozen_features.kept(run / "cache")
+    found: dict[str, Any] = {
+        "slices": by_slice(task.kind, outputs, labels, _slices(setup, config), **how),
+        "mistakes": _mistakes(setup, task, judgement, features),
+    }
+    if task.kind != "regression":
+        found["selective"] = selective(task.kind, outputs, labels)
+    if task.kind == "classification" and features:
+        rows, vectors = features["train"]
+        audit = audit_labels(vectors, setup.prepared.labels[rows], config.data.seed)
+        if audit:
+            found["label_audit"] = _labels(setup, task, rows, audit, run)
+    if config.results.drift and any(phase.train != "head" for phase in setup.phases):
+        held_out = setup.prepared.splits["validation"]
+        found["drift"] = drift_by_block(
+            config.model.preset, task.backbone, setup.tokens, held_out, config.fit.eval_batch
+        )
+    return found
+
+
+def _slices(setup: Setup, config: FineTuneConfig) -> dict[str, np.ndarray]:
+    rows, table = setup.prepared.splits["test"], setup.prepared.table
+    found = {"length in tokens": length_buckets(setup.tokens.lengths[rows])}
+    for role in ("slice", "group"):
+        if role in table.column_names:
+            found[getattr(config.data, role)] = _column(setup, role, rows)
+    files = _column(setup, "file", rows)
+    if 1 < len(np.unique(files)) <= _MOST_FILES:
+        found["file"] = files
+    return found
+
+
+def _column(setup: Setup, name: str, rows: np.ndarray) -> np.ndarray:
+    return np.array(setup.prepared.table[name].take(rows).to_pylist(), dtype=object).astype(str)
+
+
+def _mistakes(
+    setup: Setup, task: TextTask, judgement: Judgement, features: Features
+) -> list[dict[str, Any]]:
+    outputs, labels = judgement.outputs["test"], judgement.labels["test"]
+    rows, found = setup.prepared.splits["test"], []
+    for position, badness in worst(task.kind, outputs, labels, _MISTAKES):
+        row = int(rows[position])
+        mistake = _told(setup, task, row) | {"badness": badness}
+        mistake["chosen"] = _named(task, outputs[position], chosen=True)
+        mistake["neighbours"] = _neighbours(setup, task, row, features)
+        found.append(mistake)
+    return found
+
+
+def _neighbours(setup: Setup, task: TextTask, row: int, features: Features) -> list[dict[str, Any]]:
+    if not features or row not in features["test"][0]:
+        return []
+    rows, vectors = features["test"]
+    query = vectors[np.searchsorted(rows, row)][np.newaxis]
+    places, alike = nearest(query, features["train"][1], _NEIGHBOURS)
+    return [
+        _told(setup, task, int(features["train"][0][i])) | {"similarity": float(similarity)}
+        for i, similarity in zip(places[0], alike[0], strict=True)
+    ]
+
+
+def _labels(
+    setup: Setup, task: TextTask, rows: np.ndarray, audit: LabelAudit, run: Path
+) -> dict[str, Any]:
+    names, given = task.class_names, setup.prepared.labels[rows]
+    with written_whole(run / LABELS) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "row", "label", "likely", "quality", "suspected"])
+        for i in audit.order:
+            where, _, line = place(setup.prepared.table, int(rows[i])).rpartition(":")
+            likely, suspected = names[audit.likely[i]], int(audit.suspected[i])
+            fit = f"{audit.quality[i]:.4f}"
+            writer.writerow([where, line, names[given[i]], likely, fit, suspected])
+    shown = [i for i in audit.order if audit.suspected[i]][:_SUSPECTS]
+    return {
+        "method": METHOD,
+        "rows": len(rows),
+        "suspected": int(audit.suspected.sum()),
+        "probe_accuracy": audit.accuracy,
+        "first": [
+            _told(setup, task, int(rows[i]))
+            | {"likely": names[audit.likely[i]], "quality": float(audit.quality[i])}
+            for i in shown
+        ],
+    }
+
+
+def _told(setup: Setup, task: TextTask, row: int) -> dict[str, Any]:
+    """Where a row stands, its texts, cut where they are long, and its label."""
+    texts = [column[0] for column in setup.texts(np.array([row]))]
+    return {
+        "place": place(setup.prepared.table, row),
+        "texts": [t if len(t) <= _MOST_TEXT else t[: _MOST_TEXT - 1] + "…" for t in texts],
+        "label": _named(task, setup.prepared.labels[row]),
+    }
+
+
+def _named(task: TextTask, value: Any, *, chosen: bool = False) -> str:
+    """A label or, where `chosen`, a model's outputs, in words."""
+    if task.kind == "regression":
+        return f"{float(np.ravel(value)[0]):.4g}"
+    if task.kind == "multi_label":
+        names = [name for name, on in zip(task.class_names, value, strict=True) if on >= 0.5]
+        return ", ".join(names) or "(none)"
+    return task.class_names[int(np.argmax(value) if chosen else value)]

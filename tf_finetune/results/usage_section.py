@@ -1,0 +1,49 @@
+"""What `report.md` says of how the model is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tf_finetune.config import FineTuneConfig
+
+_MOST_CLASSES = 20
+
+
+def usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
+    """Commands and lines of Python for the run folder and the export."""
+    export = card.get("export")
+    run = Path(export["path"]).parents[2] if export else Path("WORKDIR")
+    pair = bool(config.data.text_pair)
+    sample = '(["a text"], ["its second text"])' if pair else '["a text", "another"]'
+    text = (
+        "Predict a file, or go on in Python:\n\n"
+        "```\n"
+        f"tf-finetune --mode=predict --workdir={run} --input=FILE --output=predictions.csv\n"
+        "```\n\n"
+        "```python\nimport tf_finetune\n\n"
+        f'model = tf_finetune.load_model("{run}")\n'
+        f"model.predict({sample})  # {_columns(card)}\n```\n"
+    )
+    if not export:
+        return text + "\nNo SavedModel was written (`results.export` is off)."
+    inputs = 'text=tf.constant(["a text"])'
+    inputs += ', text_pair=tf.constant(["its second text"])' if pair else ""
+    return text + (
+        f"\n`{export['path']}` ({export['bytes'] / 1e6:.1f} MB) takes strings and needs neither "
+        "this package nor Keras. In a fresh process it gave the model's outputs within "
+        f"{export['max_difference']:.1e} on {export['texts']} texts, among them empty, very long, "
+        "emoji and non-Latin ones.\n\n"
+        "```python\nimport tensorflow as tf\nimport tensorflow_text\n\n"
+        f'served = tf.saved_model.load("{export["path"]}")\n'
+        f'served.signatures["serving_default"]({inputs})\n```\n\n'
+        f"The folder above it, `{Path(export['path']).parent}`, is laid out as TensorFlow Serving "
+        "wants its `--model_base_path`."
+    )
+
+
+def _columns(card: Mapping[str, Any]) -> str:
+    if card["task"] == "regression":
+        return "one value a text"
+    return "one column each: " + ", ".join(card["class_names"][:_MOST_CLASSES])
