@@ -131,13 +131,13 @@ def test_bad_rows_are_found_counted_and_left_out(here):
 
 def test_a_slice_may_be_empty_and_be_another_column_too(here):
     (here / "a.csv").write_text("text,label,from\n1,x,web\n2,y,\n3,x,web\n")
-    table, findings = load(here, slice="from", group="")
+    table, findings = load(here, path="a.csv", slice="from", group="")
     assert table["slice"].to_pylist() == ["web", "", "web"]
     assert not findings.kinds()
-    table, _ = load(here, slice="from", where="from=web")
+    table, _ = load(here, path="a.csv", slice="from", where="from=web")
     assert table["slice"].to_pylist() == ["web", "web"]
     with pytest.raises(UserError, match=r'no column "form" \(config.data.slice\)'):
-        load(here, slice="form")
+        load(here, path="a.csv", slice="form")
 
 
 def test_undecodable_labels_groups_and_file_names(here):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 from PIL import Image
 
-from tests.data.pictures.test_prepare import damage, ready
+from tests.data.pictures.test_prepare_pictures import damage, ready
 from tests.pictures import folder_of_pictures
 from tf_finetune.data.pictures import sheets
 from tf_finetune.data.pictures.sheets import sheet, write_looks
