@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import zlib
@@ -9,6 +10,7 @@ from PIL import Image
 
 from tests.pictures import picture
 from tf_finetune.data.pictures.decode import (
+    KINDS,
     Unusable,
     decode,
     is_animated,
@@ -158,6 +160,30 @@ def test_files_without_a_picture(tmp_path):
     content = bytearray((tmp_path / "whole.png").read_bytes())
     content[200:240] = b"\x55" * 40
     assert kind("damaged.png", bytes(content)) == "corrupt picture"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["jpeg", "png", "gif", "bmp", "webp", "tiff", "ppm"])
+def test_whatever_the_bytes_are_there_is_a_picture_or_a_reason(tmp_path, form):
+    file = io.BytesIO()
+    frames = [picture(0, seed) for seed in range(2)]
+    several = {"save_all": True, "append_images": frames[1:]} if form in ("gif", "webp") else {}
+    frames[0].save(file, form, **several)
+    generator, reasons = np.random.default_rng(0), set()
+    for _ in range(150):
+        content = bytearray(file.getvalue())
+        most = len(content) if generator.random() < 0.5 else 120
+        for place in generator.integers(0, most, generator.integers(1, 10)).tolist():
+            content[place] = generator.integers(256)
+        (tmp_path / "a").write_bytes(content)
+        try:
+            opened = open_picture(str(tmp_path / "a"))
+            is_animated(opened)
+            decode(opened)
+        except Unusable as error:
+            reasons.add(str(error))
+    assert len(reasons) > 0
+    assert reasons <= set(KINDS)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

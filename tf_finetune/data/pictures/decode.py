@@ -106,7 +106,10 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
 
 def is_animated(image: Image.Image) -> bool:
     """Whether there are more frames than the first; a phone's preview in a JPEG is none."""
-    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # behind the first frame there may be anything
+        return False
 
 
 def _damage(error: Exception, otherwise: str) -> str:
