@@ -117,6 +117,17 @@ def test_plan_needs_no_workdir(
     assert capsys.readouterr() == ("the plan\n", "")
 
 
+def test_runs_are_compared_without_tensorflow(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(quiet, "import_tensorflow", lambda: pytest.fail("not needed"))
+    fake = types.SimpleNamespace(compare=calls.function("compare", "beside each other"))
+    monkeypatch.setitem(sys.modules, "tf_finetune.results.compare", fake)
+    assert run("--mode=compare", "runs/a", "runs/b", "runs/c") == 0
+    assert calls == [("compare", ([Path("runs/a"), Path("runs/b"), Path("runs/c")],), {})]
+    assert "beside each other" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("identical", [True, False])
 def test_the_selftests_result_is_the_exit_status(
     identical: bool, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,6 +240,11 @@ def test_another_configuration_than_the_runs_is_refused(
         ("--mode=selftest --config.fit.seeed=1", 'Did you mean "config.fit.seed"?'),
         ("--mode=selftest fast", 'unexpected "fast": --mode=selftest takes flags alone'),
         ("--mode=selftest --input=D", "--input has no use in --mode=selftest"),
+        ("--mode=compare run", "--mode=compare needs two run folders or more"),
+        ("--mode=compare a b --workdir=W", "--workdir has no use in --mode=compare"),
+        ("--mode=compare a b --config.fit.seed=1", "takes the configurations of its runs"),
+        ("--mode=compare a b --input=D", "--input has no use in --mode=compare"),
+        ("--mode=compare a b", '"a" is no run folder'),
         ("--mode=selftest --workdir=.", '--workdir "." is not empty (it holds D)'),
     ],
 )

@@ -40,7 +40,7 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.results import export, frozen_features, report
+from tf_finetune.results import export, frozen_features, model_card, page, report
 from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.judgement import judge
@@ -162,6 +162,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     }
     card = json.loads(json.dumps(card, default=str))
     folder.write_atomically(run / "report.md", report.render(card, config, prepared))
+    folder.write_atomically(run / "report.html", page.render(card, config, prepared))
+    folder.write_atomically(run / "README.md", model_card.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
     ongoing.files.prune(1)

@@ -12,7 +12,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
 from tf_finetune.model.task import TextTask
-from tf_finetune.results import frozen_features
+from tf_finetune.results import frozen_features, tested
 from tf_finetune.results.drifted import drift_by_block
 from tf_finetune.results.judgement import Judgement
 from tf_finetune.results.label_audit import METHOD, LabelAudit, audit_labels
@@ -30,7 +30,10 @@ Features = dict[str, tuple[np.ndarray, np.ndarray]]
 def look_closer(
     setup: Setup, task: TextTask, config: FineTuneConfig, judgement: Judgement, run: Path
 ) -> dict[str, Any]:
-    """More entries for the card; writes the order of suspected labels into the run folder.
+    """More entries for the card.
+
+    Writes into the run folder the order of suspected labels, and what the model gave for
+    each test row.
 
     Args:
         setup: of the run.
@@ -40,6 +43,7 @@ def look_closer(
         run: the folder.
     """
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
+    tested.write(run, setup.prepared.table, setup.prepared.splits["test"], labels, outputs)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     features = frozen_features.kept(run / "cache")
     found: dict[str, Any] = {
