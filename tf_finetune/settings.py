@@ -217,9 +217,14 @@ class ResultsConfig:
     Attributes:
         bootstrap: resamples behind each 95% interval.
         probe_baseline: also score the head trained alone on the frozen backbone.
-        export: write the SavedModel.
+        export: write what `formats` names.
+        formats: `saved_model`, strings in, to serve; `litert` and `onnx`, token ids in, for
+            phones and other runtimes (extras of the same names); `keras_hub`, backbone,
+            tokenizer and head by `save_to_preset`; `hugging_face`, a folder that transformers
+            loads, of a BERT with `model.pooling=backbone` or a DistilBERT with `first`.
     """
 
     bootstrap: int = 1000
     probe_baseline: bool = True
     export: bool = True
+    formats: tuple[str, ...] = ("saved_model",)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.results import retention
+from tf_finetune.results import export_notes, retention
 from tf_finetune.results.cautions import cautions
 from tf_finetune.results.wording import (
     NAMES,
@@ -54,6 +54,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         _training(card, config),
         "## Use it",
         _usage(card, config),
+        export_notes.section(card),
         "## How it was made",
         _origin(card, config),
     ]
@@ -244,7 +245,12 @@ def _usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         f"model.predict({sample})  # {_columns(card)}\n```\n"
     )
     if not export:
-        return text + "\nNo SavedModel was written (`results.export` is off)."
+        why = (
+            "`results.formats` does not name it"
+            if card.get("exports")
+            else ("`results.export` is off")
+        )
+        return text + f"\nNo SavedModel was written ({why})."
     inputs = 'text=tf.constant(["a text"])'
     inputs += ', text_pair=tf.constant(["its second text"])' if pair else ""
     return text + (
