@@ -146,12 +146,19 @@ def test_evaluate_and_export_take_the_runs_configuration(
     assert run("--mode=evaluate", f"--workdir={finished}") == 0
     assert run("--mode=evaluate", f"--workdir={finished}", f"--input={data}") == 0
     assert run("--mode=export", f"--workdir={finished}", "--output=there") == 0
+    formats = "--config.results.formats=onnx,litert"
+    assert run("--mode=export", f"--workdir={finished}", formats) == 0
+    assert run("--mode=evaluate", f"--workdir={finished}", formats) == 2
     assert [(name, args[:2]) for name, args, _ in calls] == [
         ("evaluate_run", (finished, None)),
         ("evaluate_run", (finished, str(data))),
         ("export_run", (finished, Path("there"))),
+        ("export_run", (finished, None)),
     ]
-    assert capsys.readouterr().out == "accuracy 0.9\naccuracy 0.9\nexported\n"
+    assert [args[2] for _, args, _ in calls[2:]] == [("saved_model",), ("onnx", "litert")]
+    said = capsys.readouterr()
+    assert said.out == "accuracy 0.9\naccuracy 0.9\nexported\nexported\n"
+    assert "results.formats: ['saved_model'] -> ['onnx', 'litert']" in said.err
 
 
 def test_predict_texts(calls: Calls, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,7 @@ def _export(command: Command) -> None:
     _start_tensorflow()
     from tf_finetune.rerun import export_run
 
-    print(export_run(command.workdir, command.output))
+    print(export_run(command.workdir, command.output, command.config.results.formats))
 
 
 def _predict(command: Command) -> None:

@@ -35,7 +35,8 @@ from tf_finetune.stopping import Stop, Stopped, ask_on_sigterm, ignore_sigterm
 from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
-_ON_A_RUN = ("evaluate", "export", "predict")
+# What may be another than the run's: how a file in --input is read, and what is exported.
+_OTHER = {"evaluate": READING, "predict": READING, "export": ("results.formats",)}
 _WITHOUT_CONFIG = {
     "selftest": "makes a run of its own",
     "compare": "takes the configurations of its runs",
@@ -181,7 +182,7 @@ def parse(argv: Sequence[str]) -> Command | None:
 
 def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, list[str]]:
     """The configuration, and the arguments that are no flags."""
-    run = Path(values.workdir) if values.workdir and values.mode in _ON_A_RUN else None
+    run = Path(values.workdir) if values.workdir and values.mode in _OTHER else None
     if values.config:
         config = load_recipe(values.config)
     else:
@@ -201,8 +202,7 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
         check_same_config(
             run,
             config,
-            # They describe the file in --input.
-            but=READING if values.input else (),
+            but=_OTHER[values.mode] if values.input or values.mode == "export" else (),
             mend="Leave them out; the run is used with its own settings.",
         )
     elif config.data.path:

@@ -228,7 +228,11 @@ class ResultsConfig:
             that probabilities come true as often as they say; not for regression.
         drift: also say how far each block of the backbone has moved; takes a second copy of
             it in memory at the end.
-        export: write the SavedModel.
+        export: write what `formats` names.
+        formats: `saved_model`, strings in, to serve; `litert` and `onnx`, token ids in, for
+            phones and other runtimes (extras of the same names); `keras_hub`, backbone,
+            tokenizer and head by `save_to_preset`; `hugging_face`, a folder that transformers
+            loads, of a BERT with `model.pooling=backbone` or a DistilBERT with `first`.
     """
 
     bootstrap: int = 1000
@@ -236,3 +240,4 @@ class ResultsConfig:
     calibrate: bool = True
     drift: bool = True
     export: bool = True
+    formats: tuple[str, ...] = ("saved_model",)
