@@ -42,7 +42,6 @@ from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
 from tf_finetune.results import exports, frozen_features, model_card, page, report
 from tf_finetune.results.closer_look import look_closer
-from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.judgement import judge
 from tf_finetune.results.parity import PARITY_TEXTS
 from tf_finetune.resume import Ongoing, begun
