@@ -49,8 +49,21 @@ CALIBRATION = {
 }
 
 
+EXPORTS = {
+    name: {
+        "path": f"runs/x/export/{name}/1",
+        "bytes": 94_000_000,
+        "texts": 74,
+        "max_difference": 3e-8,
+        "milliseconds": milliseconds,
+    }
+    for name, milliseconds in (("saved_model", 4.25), ("hugging_face", None))
+}
+
+
 def whole(kind="classification", **given):
-    card, config, prepared = make(kind, phases=PHASES, calibration=CALIBRATION, **CLOSER, **given)
+    given |= {"phases": PHASES, "calibration": CALIBRATION, "exports": EXPORTS, **CLOSER}
+    card, config, prepared = make(kind, **given)
     card["gain_over_probe"]["mcnemar"] = {"only_first": 31, "only_second": 12, "p": 0.0053}
     return card, config, prepared
 
@@ -102,7 +115,8 @@ def test_it_tells_all_that_it_should(page):
         "block_1 2.13% 0.9877",
         "examples a second, phase tune 123",
         "most memory, GB 2.50",
-        "SavedModel runs/x/export/saved_model/1 94.0 74 3.0e-08",
+        "saved_model TensorFlow 94.0 3.0e-08 74 4.2 runs/x/export/saved_model/1",
+        "hugging_face NumPy, as transformers 94.0 3.0e-08 74 runs/x/export/hugging_face/1",
         "tf-finetune --config=configs/reviews.py --workdir=runs/x",
         "fit.epochs: 0 -> 3",
         "here from 9 50.0% 25.0% to 75.0%",

@@ -47,7 +47,8 @@ def expected(model: Any, columns: Sequence[Sequence[str]]) -> np.ndarray:
     """What `RUN` must give: logits beside outputs, (n, 2k)."""
     rows = encode(model.preprocessor, *columns)
     logits = [np.asarray(model.network(pad(model.preprocessor, [row]))) for row in rows]
-    return np.concatenate([np.concatenate(logits), expected_outputs(model, columns)], axis=1)
+    calibrated = np.concatenate(logits) / model.temperature
+    return np.concatenate([calibrated, expected_outputs(model, columns)], axis=1)
 
 
 def check(model: Any) -> None:
@@ -219,7 +220,8 @@ def _pair(name: str, layer: Any, outputs: int = 0) -> dict[str, np.ndarray]:
 def _head(model: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """What stands before the classifier, and the classifier's kernel (inputs, k) and bias."""
     dense = model.head.get_layer("logits")
-    kernel, bias = dense.kernel.numpy(), dense.bias.numpy()
+    # transformers knows no temperature: the classifier takes it in.
+    kernel, bias = (v.numpy() / np.float32(model.temperature) for v in (dense.kernel, dense.bias))
     if model.kind == "regression":
         kernel, bias = kernel * model.target_std, bias * model.target_std + model.target_mean
     if _family(model.backbone) == "bert":

@@ -7,7 +7,7 @@ from typing import Any
 
 from tf_finetune.results.wording import table
 
-_RUNTIMES = {
+RUNTIMES = {
     "saved_model": "TensorFlow",
     "litert": "LiteRT",
     "onnx": "ONNX Runtime",
@@ -39,7 +39,7 @@ def section(card: Mapping[str, Any]) -> str:
         [
             name,
             f"{one['bytes'] / 1e6:.1f} MB",
-            _RUNTIMES[name],
+            RUNTIMES[name],
             f"{one['max_difference']:.1e} on {one['texts']} texts",
             "" if one["milliseconds"] is None else f"{one['milliseconds']:.1f} ms",
         ]

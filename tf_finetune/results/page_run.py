@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
+from tf_finetune.results.export_notes import RUNTIMES
 from tf_finetune.results.report import class_counts, opening_lines, task_name
 from tf_finetune.results.training_section import phase_notes
 from tf_finetune.results.wording import short
@@ -41,7 +42,7 @@ def data_parts(card: Mapping[str, Any], prepared: Any) -> dict[str, Any]:
 
 def run_parts(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
     """Title and opening, phases and epochs, cost, exports, and how it was made."""
-    export, phases = card.get("export"), card["phases"]
+    phases = card["phases"]
     history = [row for phase in phases for row in phase["history"]]
     keys = list(dict.fromkeys(key for row in history for key in row))
     return {
@@ -54,23 +55,32 @@ def run_parts(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]
             "rows": [[_figure(key, row.get(key, "")) for key in keys] for row in history],
         },
         "cost": _cost(card),
-        "exports": export
-        and {
-            "head": ["what", "where", "MB", "texts compared", "largest difference"],
-            "rows": [
-                [
-                    "SavedModel",
-                    export["path"],
-                    f"{export['bytes'] / 1e6:.1f}",
-                    export["texts"],
-                    f"{export['max_difference']:.1e}",
-                ]
-            ],
-        },
+        "exports": _exports(card),
         "command": card.get("command") or "fine_tune() in Python",
         "settings": "\n".join(differences(FineTuneConfig(), config)) or "all as the defaults",
         "digest": card["data_digest"],
         "versions": ", ".join(f"{name} {v}" for name, v in card["versions"].items()),
+    }
+
+
+def _exports(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not card.get("exports"):
+        return None
+    head = ["what", "run by", "MB", "differs by", "texts compared", "ms for one text", "where"]
+    return {
+        "head": head,
+        "rows": [
+            [
+                name,
+                RUNTIMES[name],
+                f"{one['bytes'] / 1e6:.1f}",
+                f"{one['max_difference']:.1e}",
+                one["texts"],
+                "" if one["milliseconds"] is None else f"{one['milliseconds']:.1f}",
+                one["path"],
+            ]
+            for name, one in card["exports"].items()
+        ],
     }
 
 
