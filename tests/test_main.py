@@ -117,6 +117,17 @@ def test_plan_needs_no_workdir(
     assert capsys.readouterr() == ("the plan\n", "")
 
 
+def test_runs_are_compared_without_tensorflow(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(quiet, "import_tensorflow", lambda: pytest.fail("not needed"))
+    fake = types.SimpleNamespace(compare=calls.function("compare", "beside each other"))
+    monkeypatch.setitem(sys.modules, "tf_finetune.results.compare", fake)
+    assert run("--mode=compare", "runs/a", "runs/b", "runs/c") == 0
+    assert calls == [("compare", ([Path("runs/a"), Path("runs/b"), Path("runs/c")],), {})]
+    assert "beside each other" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("identical", [True, False])
 def test_the_selftests_result_is_the_exit_status(
     identical: bool, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,12 +146,19 @@ def test_evaluate_and_export_take_the_runs_configuration(
     assert run("--mode=evaluate", f"--workdir={finished}") == 0
     assert run("--mode=evaluate", f"--workdir={finished}", f"--input={data}") == 0
     assert run("--mode=export", f"--workdir={finished}", "--output=there") == 0
+    formats = "--config.results.formats=onnx,litert"
+    assert run("--mode=export", f"--workdir={finished}", formats) == 0
+    assert run("--mode=evaluate", f"--workdir={finished}", formats) == 2
     assert [(name, args[:2]) for name, args, _ in calls] == [
         ("evaluate_run", (finished, None)),
         ("evaluate_run", (finished, str(data))),
         ("export_run", (finished, Path("there"))),
+        ("export_run", (finished, None)),
     ]
-    assert capsys.readouterr().out == "accuracy 0.9\naccuracy 0.9\nexported\n"
+    assert [args[2] for _, args, _ in calls[2:]] == [("saved_model",), ("onnx", "litert")]
+    said = capsys.readouterr()
+    assert said.out == "accuracy 0.9\naccuracy 0.9\nexported\nexported\n"
+    assert "results.formats: ['saved_model'] -> ['onnx', 'litert']" in said.err
 
 
 def test_predict_texts(calls: Calls, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +247,11 @@ def test_another_configuration_than_the_runs_is_refused(
         ("--mode=selftest --config.fit.seeed=1", 'Did you mean "config.fit.seed"?'),
         ("--mode=selftest fast", 'unexpected "fast": --mode=selftest takes flags alone'),
         ("--mode=selftest --input=D", "--input has no use in --mode=selftest"),
+        ("--mode=compare run", "--mode=compare needs two run folders or more"),
+        ("--mode=compare a b --workdir=W", "--workdir has no use in --mode=compare"),
+        ("--mode=compare a b --config.fit.seed=1", "takes the configurations of its runs"),
+        ("--mode=compare a b --input=D", "--input has no use in --mode=compare"),
+        ("--mode=compare a b", '"a" is no run folder'),
         ("--mode=selftest --workdir=.", '--workdir "." is not empty (it holds D)'),
     ],
 )

@@ -14,6 +14,7 @@ from tests import runs
 from tf_finetune.errors import UserError
 from tf_finetune.rerun import evaluate_run, export_run
 from tf_finetune.results.load import load_model
+from tf_finetune.results.parity import HARD_TEXTS
 
 NEW = {
     "text": ["good film good film", "bad bad was", "is a fine good plot", "poor poor poor bad"],
@@ -155,13 +156,33 @@ def test_a_folder_without_a_run_is_refused(tmp_path, again):
         again(tmp_path)
 
 
-def test_export_elsewhere_predicts_the_same(workdir, tmp_path):
+def test_export_elsewhere_predicts_the_same(workdir, finished, tmp_path):
     before = runs.files_of(workdir)
     said = export_run(workdir, tmp_path / "new" / "place")
     assert re.match(rf"exported to {tmp_path}/new/place/saved_model/1 \(\d+\.\d MB\); equal", said)
+    # Those of the test split, and the hard ones.
+    rows = finished.result.metrics["test"]["rows"] + len(HARD_TEXTS)
+    assert re.search(rf"on {rows} texts in a fresh process, \d+\.\d ms a text$", said)
     served, model = load_model(tmp_path / "new" / "place"), load_model(workdir)
     np.testing.assert_allclose(served.predict(NEW["text"]), model.predict(NEW["text"]), atol=1e-5)
     assert runs.files_of(workdir) == before
+
+
+def test_export_in_another_format(copy, tmp_path):
+    shutil.rmtree(copy / "cache")
+    before = runs.files_of(copy)
+    said = export_run(copy, tmp_path / "new", ["keras_hub"])
+    # The rows are gone: the hard texts are left.
+    assert f" on {len(HARD_TEXTS)} texts in a fresh process" in said
+    served, model = load_model(tmp_path / "new" / "keras_hub"), load_model(copy)
+    np.testing.assert_array_equal(served.predict(NEW["text"]), model.predict(NEW["text"]))
+    assert runs.files_of(copy) == before
+
+
+def test_a_format_that_cannot_hold_the_model_is_refused(workdir, tmp_path):
+    with pytest.raises(UserError, match='pooling is "mean", which transformers'):
+        export_run(workdir, tmp_path / "new", ["keras_hub", "hugging_face"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_export_to_what_is_not_ours_is_refused(workdir, tmp_path):

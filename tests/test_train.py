@@ -38,6 +38,7 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     names = {
         *("config.json", "data_report.md", "metrics.jsonl", "metrics.json", "report.md"),
         *("model.keras", "checkpoints", "logs", "export", "cache", "label_audit.csv"),
+        *("report.html", "README.md", "test_outputs.npz"),
     }
     assert {path.name for path in folder.iterdir()} == names
     assert FineTuneConfig.from_json((folder / "config.json").read_text()) == finished.config

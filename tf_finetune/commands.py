@@ -23,6 +23,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "evaluate": ("input",),
     "export": ("output",),
     "predict": ("input", "output", "text"),
+    "compare": (),
     "selftest": (),
 }
 
@@ -37,7 +38,7 @@ class Command:
         workdir: the run folder; for `plan` and `find_rate` where temporary files go.
         input: the files to evaluate or predict; None if not given.
         output: where to write; None if not given.
-        texts: the texts to predict.
+        texts: the texts to predict, or the run folders to compare.
         line: what was typed, for the report.
         has_workdir: whether `workdir` was given.
     """
@@ -135,7 +136,7 @@ def _export(command: Command) -> None:
     _start_tensorflow()
     from tf_finetune.rerun import export_run
 
-    print(export_run(command.workdir, command.output))
+    print(export_run(command.workdir, command.output, command.config.results.formats))
 
 
 def _predict(command: Command) -> None:
@@ -167,10 +168,17 @@ def _predict(command: Command) -> None:
         print(f"{done.rows:,} predictions written to {done.output}{damaged}")
 
 
+def _compare(command: Command) -> None:
+    from tf_finetune.results.compare import compare
+
+    print(compare([Path(folder) for folder in command.texts]))
+
+
 _DO: dict[str, Callable[[Command], None]] = {
     "plan": _plan,
     "find_rate": _find_rate,
     "evaluate": _evaluate,
     "export": _export,
     "predict": _predict,
+    "compare": _compare,
 }

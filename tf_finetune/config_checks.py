@@ -30,6 +30,7 @@ CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
 AUGMENTS = ("none", "light", "medium", "strong")
 IMAGE_RESIZES = ("crop", "squash", "pad")
+FORMATS = ("saved_model", "litert", "onnx", "keras_hub", "hugging_face")
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8
@@ -98,6 +99,7 @@ def check_values(config: FineTuneConfig) -> None:
     positive("config.model.lora_alpha", model.lora_alpha)
     check_selector("config.model.lora_targets", model.lora_targets)
     at_least("config.results.bootstrap", config.results.bootstrap, 100)
+    _check_formats(config)
     trained = _trained(config)
     tunes = set(trained) != {"head"} and "lora" not in trained
     if fit.interpolate and not tunes:
@@ -190,6 +192,25 @@ def _trained(config: FineTuneConfig) -> list[str]:
         "gradual": ["head", "last:1", tuned],
         "lora": ["head", "lora"],
     }[config.phases]
+
+
+def _check_formats(config: FineTuneConfig) -> None:
+    name, formats, pooling = "config.results.formats", config.results.formats, config.model.pooling
+    for given in formats:
+        one_of(name, given, FORMATS)
+    if not formats or len(set(formats)) < len(formats):
+        found = f"names {', '.join(formats)}, one of them twice" if formats else "is empty"
+        raise UserError(
+            f"{name} {found}; name one or more of {', '.join(FORMATS)}, each once, or set "
+            "config.results.export=False to write none."
+        )
+    if "hugging_face" in formats and pooling not in ("backbone", "first"):
+        raise UserError(
+            f'{name} names "hugging_face", but config.model.pooling is "{pooling}", which no '
+            "sequence classifier of transformers computes: they look at the first token alone. "
+            'Set config.model.pooling="backbone" (BERT) or "first" (DistilBERT), or leave '
+            '"hugging_face" out.'
+        )
 
 
 def _check_floor(config: FineTuneConfig) -> None:

@@ -35,7 +35,12 @@ from tf_finetune.stopping import Stop, Stopped, ask_on_sigterm, ignore_sigterm
 from tf_finetune.value_checks import one_of
 from tf_finetune.workdir import READING, check_finished, check_same_config, read_config
 
-_ON_A_RUN = ("evaluate", "export", "predict")
+# What may be another than the run's: how a file in --input is read, and what is exported.
+_OTHER = {"evaluate": READING, "predict": READING, "export": ("results.formats",)}
+_WITHOUT_CONFIG = {
+    "selftest": "makes a run of its own",
+    "compare": "takes the configurations of its runs",
+}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OUR_FAULT = (
@@ -177,15 +182,17 @@ def parse(argv: Sequence[str]) -> Command | None:
 
 def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, list[str]]:
     """The configuration, and the arguments that are no flags."""
-    run = Path(values.workdir) if values.workdir and values.mode in _ON_A_RUN else None
+    run = Path(values.workdir) if values.workdir and values.mode in _OTHER else None
     if values.config:
         config = load_recipe(values.config)
     else:
         config = read_config(run) if run else FineTuneConfig()
     config, texts = override(config, rest, known=tuple(values))
-    if values.mode == "selftest":
+    if values.mode in _WITHOUT_CONFIG:
         if values.config or any(argument.startswith("--config.") for argument in rest):
-            raise UserError("--mode=selftest makes a run of its own: leave --config out.")
+            raise UserError(
+                f"--mode={values.mode} {_WITHOUT_CONFIG[values.mode]}: leave --config out."
+            )
         return config, texts
     if not values.workdir and values.mode not in ("plan", "find_rate"):
         raise UserError("--workdir is missing; it names the run's folder, as --workdir=runs/first.")
@@ -195,8 +202,7 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
         check_same_config(
             run,
             config,
-            # They describe the file in --input.
-            but=READING if values.input else (),
+            but=_OTHER[values.mode] if values.input or values.mode == "export" else (),
             mend="Leave them out; the run is used with its own settings.",
         )
     elif config.data.path:
@@ -214,7 +220,12 @@ def _check_use(values: flags.FlagValues, texts: list[str]) -> None:
         if values[name].value and name not in MODES[mode]:
             modes = " and ".join(other for other, takes in MODES.items() if name in takes)
             raise UserError(f"--{name} has no use in --mode={mode}; it goes with {modes}.")
-    if texts and "text" not in MODES[mode]:
+    if mode == "compare":
+        if values.workdir:
+            raise UserError("--workdir has no use in --mode=compare, which takes folders alone.")
+        if len(texts) < 2:
+            raise UserError("--mode=compare needs two run folders or more, as runs/a runs/b.")
+    elif texts and "text" not in MODES[mode]:
         raise UserError(f'unexpected "{texts[0]}": --mode={mode} takes flags alone, see --help.')
     if mode == "predict" and bool(values.input) == bool(texts):
         raise UserError("--mode=predict needs either texts or a file of them in --input.")

@@ -22,6 +22,7 @@ from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 from tf_finetune.preflight import fitting, share_gpu
+from tf_finetune.results import exports
 
 _FLOAT = 4
 # Two checkpoints and one that is being written: weights, two moments, and the best weights.
@@ -138,8 +139,8 @@ def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
 
 def _totals(config: FineTuneConfig, costs: list[dict[str, float]], cache: int) -> str:
     seconds = sum(cost["seconds"] for cost in costs)
-    # Beside the best weights: checkpoints, the Keras model, the export, and the data.
-    model = costs[0]["total"] * (2 if config.results.export else 1) * _FLOAT
+    # Beside the best weights: checkpoints, the Keras model, the exports, and the data.
+    model = costs[0]["total"] * (1 + len(exports.wanted(config.results))) * _FLOAT
     saved = _CHECKPOINTS * _FLOAT * max(cost["trainable"] for cost in costs)
     disk = sum(cost["disk"] for cost in costs) + saved + model + cache
     return (

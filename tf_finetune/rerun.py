@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from tf_finetune.data.content import scan
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.text import texts_of
 from tf_finetune.errors import UserError
-from tf_finetune.results import evaluate, export, report
-from tf_finetune.results.export_folder import check_folder
+from tf_finetune.results import evaluate, exports, report
 from tf_finetune.results.load import load_model
+from tf_finetune.results.parity import PARITY_TEXTS
 from tf_finetune.results.wording import NAMES, with_interval
 from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import CARD, check_finished, read_config
@@ -91,13 +92,22 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
 
 def _seen(workdir: Path, table: pa.Table) -> np.ndarray | None:
     """(n,) bool, rows whose text the run trained or was chosen on; None if that is unknown."""
+    kept = _rows(workdir)
+    if kept is None:
+        return None
+    rows, splits = kept
+    used = np.concatenate([chosen for name, chosen in splits.items() if name != "test"])
+    return np.isin(scan(table).keys, scan(rows).keys[used])
+
+
+def _rows(workdir: Path) -> tuple[pa.Table, dict[str, np.ndarray]] | None:
+    """The rows of the run's data and which are of which split; None if they are gone."""
     cache = workdir / "cache"
     if not ((cache / SPLITS).exists() and (cache / "rows.arrow").exists()):
         return None
-    with np.load(cache / SPLITS) as splits:
-        used = np.concatenate([splits[name] for name in splits.files if name != "test"])
-    rows = pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all()
-    return np.isin(scan(table).keys, scan(rows).keys[used])
+    with np.load(cache / SPLITS) as arrays:
+        splits = dict(arrays)
+    return pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all(), splits
 
 
 def _caution(kind: str, seen: np.ndarray, new: dict[str, Any]) -> str:
@@ -115,27 +125,42 @@ def _predict(model: Any, columns: list[list[str]]) -> np.ndarray:
     return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
 
 
-def export_run(workdir: Path, output: Path | None = None) -> str:
-    """Writes the SavedModel of a finished run.
+def export_run(
+    workdir: Path, output: Path | None = None, formats: Sequence[str] | None = None
+) -> str:
+    """Writes exports of a finished run.
 
     Args:
         workdir: the run folder.
         output: where to; None means the run's own `export` folder.
+        formats: as `config.results.formats`; None means the run's own.
 
     Returns:
-        A line for people.
+        A line for people on each format.
 
     Raises:
-        UserError: if the run is not finished, or the folder is not ours.
+        UserError: if the run is not finished, cannot be written in that format, or the
+            folder is not ours.
     """
     check_finished(Path(workdir))
-    folder = output or Path(workdir) / "export"
-    check_folder(folder)
     config = read_config(workdir)
+    folder, formats = output or Path(workdir) / "export", formats or config.results.formats
+    exports.check_exports(folder, formats)
     model = load_model(workdir)
-    columns = 2 if config.data.text_pair else 1
-    info = export.export(model, folder, [[] for _ in range(columns)])
-    return (
+    exports.check_model(model, formats)
+    columns = _parity_texts(Path(workdir), 2 if config.data.text_pair else 1)
+    return "\n".join(
         f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); equal to the model within "
         f"{info.max_difference:.1e} on {info.texts} texts in a fresh process"
+        + (f", {info.milliseconds:.1f} ms a text" if info.milliseconds else "")
+        for info in exports.export_all(model, folder, columns, formats).values()
     )
+
+
+def _parity_texts(workdir: Path, count: int) -> list[list[str]]:
+    """Text columns of the run's test rows; empty ones if the run's data are gone."""
+    kept = _rows(workdir)
+    if kept is None:
+        return [[] for _ in range(count)]
+    rows, splits = kept
+    return texts_of(rows, splits["test"][:PARITY_TEXTS])

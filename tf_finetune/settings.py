@@ -243,13 +243,21 @@ class ResultsConfig:
         probe_baseline: also score the head trained alone on the frozen backbone.
         calibrate: divide the logits by a temperature, fitted on the validation split, so
             that probabilities come true as often as they say; not for regression.
+        label_audit: also look for training rows whose label is probably wrong, in one pass
+            over them; for classification.
         drift: also say how far each block of the backbone has moved; takes a second copy of
             it in memory at the end.
-        export: write the SavedModel.
+        export: write what `formats` names.
+        formats: `saved_model`, strings in, to serve; `litert` and `onnx`, token ids in, for
+            phones and other runtimes (extras of the same names); `keras_hub`, backbone,
+            tokenizer and head by `save_to_preset`; `hugging_face`, a folder that transformers
+            loads, of a BERT with `model.pooling=backbone` or a DistilBERT with `first`.
     """
 
     bootstrap: int = 1000
     probe_baseline: bool = True
     calibrate: bool = True
+    label_audit: bool = True
     drift: bool = True
     export: bool = True
+    formats: tuple[str, ...] = ("saved_model",)

@@ -40,10 +40,10 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.results import export, frozen_features, report
+from tf_finetune.results import exports, frozen_features, model_card, page, report
 from tf_finetune.results.closer_look import look_closer
-from tf_finetune.results.export_folder import check_folder
 from tf_finetune.results.judgement import judge
+from tf_finetune.results.parity import PARITY_TEXTS
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -101,13 +101,15 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     """`fine_tune`, in a folder that is this run's alone."""
     began = time.perf_counter()
     run, say = part.folder, part.say
-    check_folder(run / "export")
+    formats = exports.wanted(config.results)
+    exports.check_exports(run / "export", formats)
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
     part.agree(setup.prepared.digest)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
-    copies = 1 + config.results.export + any(phase.train != "head" for phase in phases)
+    exports.check_model(task, formats)
+    copies = 1 + len(formats) + any(phase.train != "head" for phase in phases)
     room = copies * bytes_of(task)
     fitted, ongoing = begun(part, config, setup, room)
 
@@ -127,7 +129,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
     judgement = judge(setup, config, beside, state.untuned)
 
-    # 6. Save: the Keras model to go on with, and the SavedModel to serve.
+    # 6. Save: the Keras model to go on with, and what serves it.
     bound = replicated()
     part.scope.close()
     task = task.copied() if bound else task
@@ -136,8 +138,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         return FitResult(metrics=judgement.card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
-    parity = setup.texts(prepared.splits["test"][:64])
-    exported = export.export(task, run / "export", parity) if config.results.export else None
+    parity = setup.texts(prepared.splits["test"][:PARITY_TEXTS])
+    exported = exports.export_all(task, run / "export", parity, formats)
     card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
@@ -155,13 +157,15 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         "precision": setup.precision,
         "micro_batch": fitted.fit.micro_batch,
         "sequence_length": setup.sequence_length,
-        "export": dataclasses.asdict(exported) if exported else None,
+        **exports.for_card(exported),
         "versions": versions(),
         "command": command,
         "data_digest": prepared.digest,
     }
     card = json.loads(json.dumps(card, default=str))
     folder.write_atomically(run / "report.md", report.render(card, config, prepared))
+    folder.write_atomically(run / "report.html", page.render(card, config, prepared))
+    folder.write_atomically(run / "README.md", model_card.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
     ongoing.files.prune(1)

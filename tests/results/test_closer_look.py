@@ -121,6 +121,13 @@ def test_regression_has_errors_and_neighbours(preset, tmp_path):
     assert len(card["mistakes"][0]["neighbours"]) == 3
 
 
+def test_the_audit_of_labels_can_be_left_out(preset, tmp_path):
+    config = config_for(preset, phases="probe", label_audit=False)
+    result = fine_tune(config, tmp_path / "run", runs.classes(), say=lambda line: None)
+    assert "label_audit" not in result.metrics
+    assert not (tmp_path / "run" / "label_audit.csv").exists()
+
+
 def test_of_many_rows_some_features_are_kept(tmp_path, monkeypatch):
     class Store:
         def batch(self, rows):

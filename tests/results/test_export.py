@@ -12,7 +12,8 @@ from tests.results.conftest import TEXTS, make_task
 from tf_finetune.errors import UserError
 from tf_finetune.results import export as module
 from tf_finetune.results import export_folder
-from tf_finetune.results.export import HARD_TEXTS, ExportError, export
+from tf_finetune.results.export import export
+from tf_finetune.results.parity import HARD_TEXTS, ExportError
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def without_child(monkeypatch):
     def run_here(path, columns, result):
         serve = tf.saved_model.load(str(path)).signatures["serving_default"]
         inputs = dict(zip(("text", "text_pair"), map(tf.constant, columns), strict=False))
-        return serve(**inputs)[result].numpy()
+        return serve(**inputs)[result].numpy(), 1.0
 
     monkeypatch.setattr(module, "_run_elsewhere", run_here)
 
@@ -33,7 +34,7 @@ def quick(monkeypatch):
 
     def use(content, difference=0.0):
         def run(path, columns, result):
-            return make_outputs(len(columns[0])) + difference * (np.arange(3) == 1)
+            return make_outputs(len(columns[0])) + difference * (np.arange(3) == 1), 1.0
 
         monkeypatch.setattr(module, "_write", lambda model, path, inputs: write_file(path, content))
         monkeypatch.setattr(module, "_run_elsewhere", run)
@@ -65,6 +66,7 @@ def test_a_fresh_process_with_tensorflow_alone_gives_the_models_outputs(exported
     assert info.path == folder / "saved_model" / "1"
     assert info.texts == len(TEXTS) + len(HARD_TEXTS)
     assert info.max_difference <= 1e-5
+    assert info.milliseconds > 0
     # The comparison would mean nothing if all texts scored alike.
     assert np.ptp(task.predict([*TEXTS, *HARD_TEXTS])[:, 0]) > 0.5
 
@@ -146,7 +148,8 @@ def test_a_difference_on_a_first_export_leaves_nothing(tmp_path, model, quick):
 
 def test_a_large_value_is_compared_by_its_share(tmp_path, model, monkeypatch):
     monkeypatch.setattr(model, "predict", lambda texts: 1e6 + make_outputs(len(texts)))
-    monkeypatch.setattr(module, "_run_elsewhere", lambda p, c, r: 1e6 + 1 + make_outputs(len(c[0])))
+    found = 1e6 + 1 + make_outputs(len(TEXTS) + len(HARD_TEXTS))
+    monkeypatch.setattr(module, "_run_elsewhere", lambda *_: (found, 1.0))
     monkeypatch.setattr(module, "_write", lambda model, path, inputs: write_file(path))
     assert export(model, tmp_path, [TEXTS]).max_difference == pytest.approx(1e-6)
 
@@ -163,7 +166,7 @@ def test_a_child_that_cannot_run_fails_with_its_words(tmp_path, model, quick, mo
 
 def test_the_child_imports_only_tensorflow_and_its_text_operations():
     imported = [line for line in module._CHILD.splitlines() if "import" in line]
-    assert imported == ["import sys", "import tensorflow as tf", "import tensorflow_text"]
+    assert imported == ["import sys, time", "import tensorflow as tf", "import tensorflow_text"]
 
 
 def test_a_former_export_of_ours_is_replaced(tmp_path, model, quick):

@@ -25,6 +25,24 @@ def test_flipped_labels_come_first():
     assert np.all(np.diff(audit.quality[audit.order]) >= 0)
 
 
+def test_what_the_tuned_model_knows_changes_the_order_but_not_who_is_suspected():
+    features, labels = clouds(k=2)
+    given = labels.copy()
+    given[:10] = 1 - given[:10]
+    features[:10] = np.random.default_rng(4).normal(size=(10, 12))  # nothing shows it
+    sure = np.where(labels == given, 3.0, -1.0) + np.random.default_rng(5).normal(size=300)
+    tuned = np.full((300, 2), 0.5)
+    tuned[np.arange(300), given] = 1 / (1 + np.exp(-sure))
+    tuned[np.arange(300), 1 - given] = 1 - tuned[np.arange(300), given]
+    alone, both = audit_labels(features, given), audit_labels(features, given, tuned=tuned)
+    assert len(set(both.order[:15]) & set(range(10))) >= 9
+    assert len(set(alone.order[:15]) & set(range(10))) < 9
+    np.testing.assert_array_equal(alone.suspected, both.suspected)
+    # However sure it is of everything, as where it has learnt all labels by heart.
+    surer = tuned**3 / (tuned**3).sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(audit_labels(features, given, tuned=surer).order, both.order)
+
+
 def test_no_row_is_judged_by_a_probe_that_saw_it():
     features, _ = clouds()
     labels = np.random.default_rng(2).integers(0, 2, len(features))

@@ -130,7 +130,7 @@ def test_regression_gives_one_column(tmp_path, monkeypatch):
     from tf_finetune.results import export as module
 
     def same(path, columns, result):
-        return task.predict(columns[0])
+        return task.predict(columns[0]), 1.0
 
     task = make_task("regression", ("value",))
     monkeypatch.setattr(module, "_run_elsewhere", same)

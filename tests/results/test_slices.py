@@ -21,12 +21,19 @@ def test_each_part_is_told_with_wilson_s_interval():
 
 
 def test_of_many_values_the_largest_are_told():
-    names = np.array([f"writer {i}" for i in range(30) for _ in range(30 - i)])
+    names = np.array([f"writer {i:02}" for i in range(30) for _ in range(30 - i)])
     labels = np.zeros(len(names), int)
     outputs = np.tile([0.9, 0.1], (len(names), 1))
     found = by_slice("classification", outputs, labels, {"who": names})
-    assert [f["name"] for f in found] == [*(f"writer {i}" for i in range(10)), OTHERS]
+    assert [f["name"] for f in found] == [*(f"writer {i:02}" for i in range(10)), OTHERS]
     assert sum(f["rows"] for f in found) == len(names)
+
+
+def test_parts_are_in_the_order_of_their_numbers():
+    names = np.array(["10 to 12", "5 to 9", "100 to 120", "b", "a"])
+    labels = np.zeros(5, int)
+    found = by_slice("classification", np.tile([0.9, 0.1], (5, 1)), labels, {"x": names})
+    assert [f["name"] for f in found] == ["5 to 9", "10 to 12", "100 to 120", "a", "b"]
 
 
 def test_regression_has_the_mean_error_of_each_part():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -91,7 +92,15 @@ def _from_kerashub(preset: str, dtype: str) -> Loaded:
     # The preprocessor first: it fails before gigabytes are fetched.
     preprocessor = keras_hub.models.TextClassifierPreprocessor.from_preset(preset)
     backbone = keras_hub.models.Backbone.from_preset(preset, dtype=dtype)
-    return _loaded(backbone, preprocessor, exact_gelu=False)
+    if exact := _is_exact(Path(preset) / "task.json"):
+        use_exact_gelu(backbone)
+    return _loaded(backbone, preprocessor, exact_gelu=exact)
+
+
+def _is_exact(file: Path) -> bool:
+    """Whether an export of ours in KerasHub's form says that its GELU is exact."""
+    task = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return bool(task.get("config", {}).get("exact_gelu"))
 
 
 def _from_folder(folder: Path, dtype: str) -> Loaded:

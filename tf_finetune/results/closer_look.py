@@ -11,8 +11,9 @@ import numpy as np
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
+from tf_finetune.fit.feature_cache import outputs_of
 from tf_finetune.model.task import TextTask
-from tf_finetune.results import frozen_features
+from tf_finetune.results import calibration, frozen_features, tested
 from tf_finetune.results.drifted import drift_by_block
 from tf_finetune.results.judgement import Judgement
 from tf_finetune.results.label_audit import METHOD, LabelAudit, audit_labels
@@ -30,7 +31,10 @@ Features = dict[str, tuple[np.ndarray, np.ndarray]]
 def look_closer(
     setup: Setup, task: TextTask, config: FineTuneConfig, judgement: Judgement, run: Path
 ) -> dict[str, Any]:
-    """More entries for the card; writes the order of suspected labels into the run folder.
+    """More entries for the card.
+
+    Writes into the run folder the order of suspected labels, and what the model gave for
+    each test row.
 
     Args:
         setup: of the run.
@@ -40,6 +44,7 @@ def look_closer(
         run: the folder.
     """
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
+    tested.write(run, setup.prepared.table, setup.prepared.splits["test"], labels, outputs)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     features = frozen_features.kept(run / "cache")
     found: dict[str, Any] = {
@@ -48,17 +53,26 @@ def look_closer(
     }
     if task.kind != "regression":
         found["selective"] = selective(task.kind, outputs, labels)
-    if task.kind == "classification" and features:
+    tunes = any(phase.train != "head" for phase in setup.phases)
+    if task.kind == "classification" and features and config.results.label_audit:
         rows, vectors = features["train"]
-        audit = audit_labels(vectors, setup.prepared.labels[rows], config.data.seed)
+        tuned = _probabilities(setup, task, config, rows) if tunes else None
+        audit = audit_labels(vectors, setup.prepared.labels[rows], config.data.seed, tuned)
         if audit:
             found["label_audit"] = _labels(setup, task, rows, audit, run)
-    if config.results.drift and any(phase.train != "head" for phase in setup.phases):
+    if config.results.drift and tunes:
         held_out = setup.prepared.splits["validation"]
         found["drift"] = drift_by_block(
             config.model.preset, task.backbone, setup.tokens, held_out, config.fit.eval_batch
         )
     return found
+
+
+def _probabilities(
+    setup: Setup, task: TextTask, config: FineTuneConfig, rows: np.ndarray
+) -> np.ndarray:
+    logits = outputs_of(task.network, setup.tokens, rows, batch_size=config.fit.eval_batch)
+    return calibration.probabilities(task.kind, logits, task.temperature)
 
 
 def _slices(setup: Setup, config: FineTuneConfig) -> dict[str, np.ndarray]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,64 +11,50 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.results.export_folder import VERSION, mark, placing, size
+from tf_finetune.results.export_folder import mark, place_of, placing, size
+from tf_finetune.results.parity import (
+    TIMED,
+    Exported,
+    expected_outputs,
+    largest_difference,
+    result_name,
+    run_fresh,
+    with_hard_texts,
+)
 
 SIGNATURE = "serving_default"
 INPUTS = ("text", "text_pair")
-TOLERANCE = 1e-5
 _GRAPH_BYTES = 16_000_000
-# What real texts seldom hold and a server is sent sooner or later.
-HARD_TEXTS = (
-    "",
-    " \t\r\n ",
-    "word " * 10_000,
-    "a" * 5_000,
-    "👍🏽 great 🎬🍿 film 🇫🇷 👨‍👩‍👧",
-    "这部电影非常好看。日本語のテキスト。",
-    "هذا الفيلم رائع جدا",
-    "यह फिल्म बहुत अच्छी है",
-    "café naïve Ångström ﬁne İstanbul ß",
-    "bell\x07escape\x1b[0m\x7f\u200b\ufeff\u202eend",
-)
 _CHILD = """
-import sys
+import sys, time
 import tensorflow as tf
 import tensorflow_text
-model, folder, result = sys.argv[1:]
+model, folder, result, timed = sys.argv[1:]
 serve = tf.saved_model.load(model).signatures["serving_default"]
 texts = tf.io.parse_tensor(tf.io.read_file(folder + "/texts"), tf.string)
-found = [
-    serve(**dict(zip(("text", "text_pair"), tf.unstack(part))))[result]
-    for part in (texts[:, :1], texts[:, 1:])
-]
+run = lambda part: serve(**dict(zip(("text", "text_pair"), tf.unstack(part))))[result].numpy()
+found = [run(part) for part in (texts[:, :1], texts[:, 1:])]
+seconds = []
+for i in range(int(timed)):
+    began = time.perf_counter()
+    run(texts[:, i : i + 1])
+    seconds.append(time.perf_counter() - began)
 tf.io.write_file(folder + "/outputs", tf.io.serialize_tensor(tf.concat(found, 0)))
+tf.io.write_file(folder + "/seconds", tf.io.serialize_tensor(tf.constant(seconds, tf.float64)))
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ExportInfo:
+class ExportInfo(Exported):
     """What was written.
 
     Attributes:
-        path: the version folder, `.../saved_model/1`.
-        bytes: of all its files.
         variables_bytes: of the files under `variables/`.
         weights_bytes: of the model's weights in memory.
-        texts: how many texts were compared.
-        max_difference: the largest difference between the export's outputs in a
-            fresh process and the model's.
     """
 
-    path: Path
-    bytes: int
     variables_bytes: int
     weights_bytes: int
-    texts: int
-    max_difference: float
-
-
-class ExportError(RuntimeError):
-    """The SavedModel could not be proved equal to the model; none was left behind."""
 
 
 def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str]]) -> ExportInfo:
@@ -100,12 +84,10 @@ def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str
             by that share).
     """
     weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
-    # Reversed in a second column: an empty text meets a long one.
-    hard = (HARD_TEXTS, HARD_TEXTS[::-1])
-    columns = [[*column, *hard[i]] for i, column in enumerate(columns)]
+    columns = with_hard_texts(columns)
     with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
         _write(model, path, INPUTS[: len(columns)])
-        difference = _compare(model, path, columns)
+        difference, milliseconds = _compare(model, path, columns)
         mark(
             path,
             kind=model.kind,
@@ -113,7 +95,7 @@ def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str
             inputs=INPUTS[: len(columns)],
             max_difference=difference,
         )
-    final = Path(folder) / "saved_model" / VERSION
+    final = place_of(folder)
     return ExportInfo(
         path=final,
         bytes=size(final),
@@ -121,12 +103,8 @@ def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str
         weights_bytes=weights,
         texts=len(columns[0]),
         max_difference=difference,
+        milliseconds=milliseconds,
     )
-
-
-def result_name(kind: str) -> str:
-    """The output of `serving_default` that holds the model's numbers."""
-    return "value" if kind == "regression" else "probabilities"
 
 
 def _write(model: Any, path: Path, inputs: Sequence[str]) -> None:
@@ -184,38 +162,23 @@ def _trim(ids: Any) -> Any:
     return {key: value[:, :length] for key, value in ids.items()}
 
 
-def _compare(model: Any, path: Path, columns: Sequence[Sequence[str]]) -> float:
-    expected = model.predict(columns[0] if len(columns) == 1 else tuple(columns))
-    found = _run_elsewhere(path, columns, result_name(model.kind)).reshape(expected.shape)
-    # A regression's values may be far above 1, where float32 has no such digits.
-    differences = (np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max(axis=1)
-    worst = int(np.argmax(differences))
-    # Written so that NaN fails too.
-    if not differences[worst] <= TOLERANCE:
-        raise ExportError(
-            f"The SavedModel differs from the model by {differences[worst]:.2g} (allowed: "
-            f"{TOLERANCE:g}) on the text {columns[0][worst][:80]!r}; nothing was exported."
-        )
-    return float(differences[worst])
+def _compare(model: Any, path: Path, columns: Sequence[Sequence[str]]) -> tuple[float, float]:
+    expected = expected_outputs(model, columns)
+    found, milliseconds = _run_elsewhere(path, columns, result_name(model.kind))
+    found = found.reshape(expected.shape)
+    return largest_difference("SavedModel", expected, found, columns), milliseconds
 
 
-def _run_elsewhere(path: Path, columns: Sequence[Sequence[str]], result: str) -> np.ndarray:
-    """What the SavedModel gives in a process that has only TensorFlow."""
+def _run_elsewhere(
+    path: Path, columns: Sequence[Sequence[str]], result: str
+) -> tuple[np.ndarray, float]:
+    """What the SavedModel gives in a process that has only TensorFlow, and in what time."""
     import tensorflow as tf
 
+    timed = min(TIMED, len(columns[0]))
     with tempfile.TemporaryDirectory() as folder:
         tf.io.write_file(f"{folder}/texts", tf.io.serialize_tensor(tf.constant(columns)))
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(path), folder, result],
-            # The child must not compete for an accelerator that is in use here.
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ExportError(
-                "The SavedModel does not run in a fresh process; nothing was exported.\n"
-                + done.stderr[-2000:]
-            )
-        return tf.io.parse_tensor(tf.io.read_file(f"{folder}/outputs"), tf.float32).numpy()
+        run_fresh("SavedModel", _CHILD, str(path), folder, result, str(timed))
+        outputs = tf.io.parse_tensor(tf.io.read_file(f"{folder}/outputs"), tf.float32).numpy()
+        seconds = tf.io.parse_tensor(tf.io.read_file(f"{folder}/seconds"), tf.float64).numpy()
+    return outputs, 1e3 * float(np.median(seconds))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +17,80 @@ from tf_finetune.whole import sync
 
 FORMAT = 1
 # TensorFlow Serving serves the folders whose name is a number and ignores others.
-VERSION, UNFINISHED, _REPLACED = "1", ".1.unfinished", ".1.replaced"
-# TensorFlow keeps `assets.extra` for files that it does not read itself.
-_MARKER = Path("assets.extra") / "tf_finetune.json"
+VERSION = "1"
+_SAVED_MODEL, _MARKER = "saved_model", "tf_finetune.json"
 
 
-def check_folder(folder: str | os.PathLike) -> None:
+def place_of(folder: str | os.PathLike, kind: str = _SAVED_MODEL) -> Path:
+    """Where an export of a kind lies below an export folder."""
+    place = Path(folder) / kind
+    return place / VERSION if kind == _SAVED_MODEL else place
+
+
+def _unfinished(place: Path) -> Path:
+    return place.with_name(f".{place.name}.unfinished")
+
+
+def _replaced(place: Path) -> Path:
+    return place.with_name(f".{place.name}.replaced")
+
+
+def check_folder(folder: str | os.PathLike, kinds: Sequence[str] = (_SAVED_MODEL,)) -> None:
     """Raises `UserError` if an export to `folder` would touch what is not ours.
 
-    Ours is a `saved_model` folder that `export` wrote, or none at all.
+    Ours is a folder of that kind that an export wrote, or none at all.
     """
-    parent = Path(folder) / "saved_model"
-    for path in (Path(folder), parent):
-        if path.exists() and not path.is_dir():
+    for kind in kinds:
+        place = place_of(folder, kind)
+        for path in (Path(folder), Path(folder) / kind):
+            if path.exists() and not path.is_dir():
+                raise UserError(
+                    f'The export folder "{path}" is a file; move it away, or choose another.'
+                )
+        if strange := _strange(place):
             raise UserError(
-                f'The export folder "{path}" is a file; move it away, or choose another.'
+                f'The export folder "{strange.parent}" exists and holds "{strange.name}", which '
+                "tf_finetune did not write. Move it away, or choose another folder by --workdir "
+                "or, with --mode=export, by --output."
             )
-    if not parent.exists():
-        return
-    found = {path.name for path in parent.iterdir()}
-    strange = sorted(found - {VERSION, UNFINISHED, _REPLACED})
-    if VERSION in found and read_marker(parent / VERSION) is None:
-        strange.append(VERSION)
-    if strange:
-        raise UserError(
-            f'The export folder "{parent}" exists and holds "{strange[0]}", which tf_finetune '
-            "did not write. Move it away, or choose another folder by --workdir or, with "
-            "--mode=export, by --output."
-        )
 
 
-def read_marker(version: Path) -> dict[str, Any] | None:
-    """What a version folder of ours says about itself; None if it is not ours.
+def _strange(place: Path) -> Path | None:
+    """What stands where an export would be written, and is not ours."""
+    if place.name == VERSION and place.parent.exists():
+        ours = {place, _unfinished(place), _replaced(place)}
+        if strange := sorted(set(place.parent.iterdir()) - ours):
+            return strange[0]
+    return place if place.exists() and read_marker(place) is None else None
+
+
+def read_marker(place: Path) -> dict[str, Any] | None:
+    """What an export of ours says about itself; None if it is not ours.
 
     Returns:
-        `format`, `digest`, and what was given to `mark`.
+        `format`, for a SavedModel `digest`, and what was given to `mark`.
     """
     try:
-        marker = json.loads((version / _MARKER).read_text(encoding="utf-8"))
+        marker = json.loads(_marker_of(place).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return marker if isinstance(marker, dict) and "format" in marker else None
 
 
-def mark(version: Path, **facts: Any) -> None:
-    """Makes a version folder ours: writes its format, digest and some facts into it."""
-    marker = {"format": FORMAT, "digest": digest(version), **facts}
-    (version / _MARKER).parent.mkdir(exist_ok=True)
-    (version / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+def mark(place: Path, **facts: Any) -> None:
+    """Makes a folder an export of ours: writes its format and some facts into it."""
+    marker: dict[str, Any] = {"format": FORMAT, **facts}
+    if (place / "saved_model.pb").exists():
+        marker["digest"] = digest(place)
+    file = _marker_of(place)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+def _marker_of(place: Path) -> Path:
+    # TensorFlow keeps `assets.extra` for files that it does not read itself.
+    saved_model = (place / "saved_model.pb").exists()
+    return place / "assets.extra" / _MARKER if saved_model else place / _MARKER
 
 
 def digest(version: Path) -> str:
@@ -84,8 +110,8 @@ def size(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def placing(folder: str | os.PathLike, needed: int) -> Iterator[Path]:
-    """Yields a folder to write to, which becomes `folder/saved_model/1` at the end.
+def placing(folder: str | os.PathLike, needed: int, kind: str = _SAVED_MODEL) -> Iterator[Path]:
+    """Yields a folder to write to, which becomes `place_of(folder, kind)` at the end.
 
     It is brought to the disk under a temporary name and then renamed, so that the
     final name never stands for half a model. A former export of ours is kept
@@ -94,40 +120,41 @@ def placing(folder: str | os.PathLike, needed: int) -> Iterator[Path]:
     Args:
         folder: usually `WORKDIR/export`.
         needed: about how many bytes will be written.
+        kind: of export.
 
     Raises:
         UserError: if the folder is not ours, cannot be written, or the disk is full.
     """
-    check_folder(folder)
-    parent = Path(folder) / "saved_model"
-    with _disk_errors(parent, needed):
-        parent.mkdir(parents=True, exist_ok=True)
-        _recover(parent)
-        if shutil.disk_usage(parent).free < needed:
+    check_folder(folder, [kind])
+    place = place_of(folder, kind)
+    with _disk_errors(Path(folder) / kind, needed):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _recover(place)
+        if shutil.disk_usage(place.parent).free < needed:
             raise OSError(errno.ENOSPC, "No space left on device")
         try:
-            yield parent / UNFINISHED
-            sync(parent / UNFINISHED)
-            _put_in_place(parent)
+            yield _unfinished(place)
+            sync(_unfinished(place))
+            _put_in_place(place)
         finally:
-            _recover(parent)
+            _recover(place)
 
 
-def _recover(parent: Path) -> None:
+def _recover(place: Path) -> None:
     """Clears what is unfinished; a former export that was moved aside comes back."""
-    shutil.rmtree(parent / UNFINISHED, ignore_errors=True)
-    if (parent / _REPLACED).exists() and not (parent / VERSION).exists():
-        os.rename(parent / _REPLACED, parent / VERSION)
-    shutil.rmtree(parent / _REPLACED, ignore_errors=True)
+    shutil.rmtree(_unfinished(place), ignore_errors=True)
+    if _replaced(place).exists() and not place.exists():
+        os.rename(_replaced(place), place)
+    shutil.rmtree(_replaced(place), ignore_errors=True)
 
 
-def _put_in_place(parent: Path) -> None:
+def _put_in_place(place: Path) -> None:
     # A folder with files in it cannot be renamed over. If the process is killed
     # between the two renames, the next export brings the former one back.
-    if (parent / VERSION).exists():
-        os.rename(parent / VERSION, parent / _REPLACED)
-    os.rename(parent / UNFINISHED, parent / VERSION)
-    sync(parent, deep=False)
+    if place.exists():
+        os.rename(place, _replaced(place))
+    os.rename(_unfinished(place), place)
+    sync(place.parent, deep=False)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
-"""Training rows whose label is probably wrong, by confident learning.
+"""Training rows whose label is probably wrong.
 
-Northcutt et al., "Confident Learning" (JAIR 2021), as cleanlab has it. The probabilities
-come from a linear probe on the features of the untouched backbone: neither has seen the
-label of the row that it judges.
+Which are suspected is told by confident learning (Northcutt et al., JAIR 2021, as cleanlab
+has it), on the probabilities of a linear probe on the features of the untouched backbone:
+neither has seen the label of the row that it judges. In which order is told by the
+log-odds of each label under that probe and under the tuned model, where there is one. This
+model has trained on the label and so is too sure of it, but it knows far more, and a network
+learns what is regular before it learns what is wrong (Arpit et al., ICML 2017).
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ METHOD = (
     "confident learning (Northcutt et al. 2021, cleanlab), on probabilities of a linear probe on "
     "the untouched backbone's features"
 )
+# Of the tuned model's log-odds beside the probe's. Of labels of film reviews that were flipped
+# a tenth of the rows held 42% by the probe, 57% by the model, 60% by both.
+_TUNED = 4.0
 _FOLDS = 5
 _ROUNDS = 300
 # Weight of the rows beside that of the penalty, whatever their number; measured on reviews.
@@ -27,7 +33,7 @@ class LabelAudit:
 
     Attributes:
         order: (n,) positions, the label that is most probably wrong first.
-        quality: (n,) of each row, 0 to 1: how well its label fits.
+        quality: (n,) how well each row's label fits: log-odds in standard deviations.
         likely: (n,) the class that fits best.
         suspected: (n,) bool.
         accuracy: of the probe, on rows that it was not trained on.
@@ -40,13 +46,17 @@ class LabelAudit:
     accuracy: float
 
 
-def audit_labels(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> LabelAudit | None:
+def audit_labels(
+    features: np.ndarray, labels: np.ndarray, seed: int = 0, tuned: np.ndarray | None = None
+) -> LabelAudit | None:
     """Finds labels that do not fit their rows.
 
     Args:
         features: (n, width), of an encoder that was not trained on these labels.
         labels: (n,) whole numbers.
         seed: of the division of the rows for cross-validation.
+        tuned: (n, k) what the tuned model gives for these rows; None if the backbone is
+            as it was.
 
     Returns:
         None where a class has one row alone, which nothing can be compared with.
@@ -57,9 +67,10 @@ def audit_labels(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Lab
     shares = out_of_sample(features, codes, folds=min(_FOLDS, int(counts.min())), seed=seed)
     # cleanlab and pandas take a second to import.
     from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
 
-    quality = get_label_quality_scores(codes, shares, method="normalized_margin")
+    quality = _log_odds(shares, codes)
+    if tuned is not None:
+        quality = quality + _TUNED * _log_odds(tuned[:, classes], codes)
     suspected = find_label_issues(codes, shares, n_jobs=1)
     return LabelAudit(
         order=np.argsort(quality, kind="stable"),
@@ -82,3 +93,13 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray, *, folds: int, seed:
     )
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
     return cross_val_predict(probe, features, labels, cv=parts, method="predict_proba")
+
+
+def _log_odds(shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) of each label against the likeliest other one, in standard deviations."""
+    logs = np.log(np.maximum(np.asarray(shares, "float64"), np.finfo("float32").tiny))
+    rows = np.arange(len(labels))
+    given = logs[rows, labels].copy()
+    logs[rows, labels] = -np.inf
+    odds = given - logs.max(axis=1)
+    return odds / max(float(odds.std()), 1e-12)

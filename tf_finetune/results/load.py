@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
-from tf_finetune.results.export import SIGNATURE, result_name
+from tf_finetune.results.export import SIGNATURE
 from tf_finetune.results.export_folder import FORMAT, VERSION, digest, read_marker
+from tf_finetune.results.export_keras_hub import TASK_FILE
+from tf_finetune.results.export_keras_hub import load as load_keras_hub
+from tf_finetune.results.parity import result_name
 
 _MODEL = "model.keras"
 
@@ -101,10 +104,10 @@ def load_model(workdir_or_export: str | os.PathLike) -> Any:
 
     Args:
         workdir_or_export: a run folder, its `model.keras`, or an export:
-            `WORKDIR/export`, `.../saved_model` or `.../saved_model/1`.
+            `WORKDIR/export`, `.../saved_model`, `.../saved_model/1` or `.../keras_hub`.
 
     Returns:
-        A `TextTask` from a run folder, an `ExportedModel` from an export. Both have
+        A `TextTask` from a run folder or `keras_hub`, an `ExportedModel` from an export. Both have
         `predict` (texts to a float32 array), `class_names` and `kind`.
 
     Raises:
@@ -114,6 +117,8 @@ def load_model(workdir_or_export: str | os.PathLike) -> Any:
     for file in (path, path / _MODEL):
         if file.is_file():
             return _load_keras(file)
+    if (path / TASK_FILE).is_file():
+        return load_keras_hub(path)
     for inside in ("", VERSION, f"saved_model/{VERSION}", f"export/saved_model/{VERSION}"):
         if (path / inside / "saved_model.pb").is_file():
             return ExportedModel(path / inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def by_slice(
         seed: of the resampling.
 
     Returns:
-        Dicts of `by`, `name`, `rows`, `value` and `interval`, as they come in the rows.
+        Dicts of `by`, `name`, `rows`, `value` and `interval`, in the order of the names.
     """
     goodness = np.abs(row_goodness(task, outputs, labels))
     found = []
@@ -85,10 +86,10 @@ def wilson(count: int, rows: int) -> list[float]:
 
 
 def _parts(names: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    values, first, counts = np.unique(names, return_index=True, return_counts=True)
+    values, counts = np.unique(names, return_counts=True)
     largest = np.argsort(-counts, kind="stable")[:_MOST_VALUES]
-    shown = largest[np.argsort(first[largest])]
-    parts = [(str(values[i]), names == values[i]) for i in shown]
+    shown = sorted((str(values[i]) for i in largest), key=_in_order)
+    parts = [(name, names == name) for name in shown]
     if len(values) > _MOST_VALUES:
         parts.append((OTHERS, ~np.isin(names, values[largest])))
     return parts
@@ -98,3 +99,9 @@ def _bootstrapped(values: np.ndarray, bootstrap: int, seed: int) -> list[float |
     each, counts = np.unique(values, return_counts=True)
     rounds = np.concatenate([w @ each for w in resamples(counts, bootstrap, seed)])
     return middle(rounds / len(values))
+
+
+def _in_order(name: str) -> tuple[float, str]:
+    """`5 to 8` before `10 to 12`, and words by the alphabet."""
+    number = re.match(r"\d+", name)
+    return float(number[0]) if number else float("inf"), name

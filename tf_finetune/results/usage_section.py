@@ -27,7 +27,10 @@ def usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         f"model.predict({sample})  # {_columns(card)}\n```\n"
     )
     if not export:
-        return text + "\nNo SavedModel was written (`results.export` is off)."
+        why = "`results.export` is off"
+        if card.get("exports"):
+            why = "`results.formats` does not name it"
+        return text + f"\nNo SavedModel was written ({why})."
     inputs = 'text=tf.constant(["a text"])'
     inputs += ', text_pair=tf.constant(["its second text"])' if pair else ""
     return text + (

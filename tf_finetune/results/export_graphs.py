@@ -1,0 +1,87 @@
+"""LiteRT and ONNX files: token ids in, probabilities, scores or values out, in float32."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tf_finetune.results.hugging_face_tokenizer import write_tokenizer
+from tf_finetune.results.parity import result_name, run_fresh
+
+LITERT_FILE, ONNX_FILE = "model.tflite", "model.onnx"
+# LiteRT's own operations alone: no interpreter needs TensorFlow's beside it.
+_TO_LITERT = f"""
+import sys
+import tensorflow as tf
+converter = tf.lite.TFLiteConverter.from_saved_model(sys.argv[1], ["serving_default"])
+converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+with open(sys.argv[2] + "/{LITERT_FILE}", "wb") as file:
+    file.write(converter.convert())
+"""
+_TO_ONNX = f"""
+import sys
+import tf2onnx.convert
+sys.argv[1:] = [
+    "--saved-model", sys.argv[1], "--output", sys.argv[2] + "/{ONNX_FILE}", "--opset", "17",
+]
+tf2onnx.convert.main()
+"""
+RUN_LITERT = f"""
+from ai_edge_litert.interpreter import Interpreter
+runner = Interpreter(path + "/{LITERT_FILE}").get_signature_runner("serving_default")
+run = lambda i: runner(**ids(i))[result]
+"""
+RUN_ONNX = f"""
+import onnxruntime
+session = onnxruntime.InferenceSession(
+    path + "/{ONNX_FILE}", providers=["CPUExecutionProvider"]
+)
+run = lambda i: session.run([result], ids(i))[0]
+"""
+
+
+def write_litert(model: Any, path: Path) -> None:
+    """Writes `model.tflite`, and what cuts text into its tokens.
+
+    The signature `serving_default` takes the model's inputs, int32 (n, length) of any n
+    and length, and gives `probabilities` (n, k), or for regression `value` (n, 1).
+
+    Raises:
+        ExportError: if the model has an operation that LiteRT lacks.
+    """
+    _write("LiteRT file", _TO_LITERT, model, path)
+
+
+def write_onnx(model: Any, path: Path) -> None:
+    """Writes `model.onnx`, with inputs and output as `write_litert`'s.
+
+    Raises:
+        ExportError: if the model has an operation that ONNX lacks.
+    """
+    _write("ONNX file", _TO_ONNX, model, path)
+
+
+def _write(what: str, code: str, model: Any, path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_saved_model(model, folder)
+        # Converters talk a lot, and keep memory.
+        run_fresh(what, code, folder, str(path))
+    write_tokenizer(model.preprocessor, path)
+
+
+def _write_saved_model(model: Any, folder: str) -> None:
+    """A SavedModel of the network alone, which the converters read."""
+    import keras
+    import tensorflow as tf
+
+    names, result = list(model.scorer.input), result_name(model.kind)
+    archive = keras.export.ExportArchive()
+
+    def score(*arrays: tf.Tensor) -> dict[str, tf.Tensor]:
+        ids = dict(zip(names, arrays, strict=True))
+        return {result: model.scorer(ids, training=False)}
+
+    signature = [tf.TensorSpec([None, None], tf.int32, name=name) for name in names]
+    archive.add_endpoint("serving_default", tf.function(score, input_signature=signature))
+    archive.write_out(folder, verbose=False)

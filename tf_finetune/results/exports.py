@@ -1,0 +1,182 @@
+"""Every format that a run can be exported in, each proved in a fresh process."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_finetune.errors import UserError
+from tf_finetune.results import (
+    export,
+    export_graphs,
+    export_hugging_face,
+    export_keras_hub,
+)
+from tf_finetune.results.export_folder import check_folder, mark, place_of, placing, size
+from tf_finetune.results.parity import (
+    TOLERANCE,
+    Exported,
+    expected_outputs,
+    largest_difference,
+    outputs_elsewhere,
+    with_hard_texts,
+)
+from tf_finetune.settings import ResultsConfig
+
+_SAVED_MODEL = "saved_model"
+_BYTES = 16_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Format:
+    """How an export is written, and what runs it.
+
+    Attributes:
+        name: in a message.
+        write: takes the model and an empty folder.
+        run: the code that gives its outputs, see `parity`.
+        needs: modules that are not among the package's own requirements.
+        timed: whether that code is what will serve.
+        tolerance: of the comparison.
+        expected: what that code must give, of the model and columns of texts.
+    """
+
+    name: str
+    write: Callable[[Any, Path], None]
+    run: str
+    needs: tuple[str, ...] = ()
+    timed: bool = True
+    tolerance: float = TOLERANCE
+    expected: Callable[[Any, Sequence[Sequence[str]]], np.ndarray] = expected_outputs
+
+
+# Beside the SavedModel, which takes strings and is written by `export`.
+_FORMATS = {
+    "litert": _Format(
+        name="LiteRT file",
+        write=export_graphs.write_litert,
+        run=export_graphs.RUN_LITERT,
+        needs=("ai_edge_litert",),
+    ),
+    "onnx": _Format(
+        name="ONNX file",
+        write=export_graphs.write_onnx,
+        run=export_graphs.RUN_ONNX,
+        needs=("onnx", "tf2onnx", "onnxruntime"),
+    ),
+    "keras_hub": _Format(
+        name="KerasHub folder", write=export_keras_hub.write, run=export_keras_hub.RUN
+    ),
+    "hugging_face": _Format(
+        name="Hugging Face folder",
+        write=export_hugging_face.write,
+        run=export_hugging_face.RUN,
+        timed=False,
+        tolerance=export_hugging_face.TOLERANCE,
+        expected=export_hugging_face.expected,
+    ),
+}
+
+
+def wanted(results: ResultsConfig) -> tuple[str, ...]:
+    """The formats that a run ends with."""
+    return results.formats if results.export else ()
+
+
+def check_exports(folder: str | os.PathLike, formats: Sequence[str]) -> None:
+    """Refuses exports that could not be written, before there is a model.
+
+    Raises:
+        UserError: if a package is missing, or the folder holds what is not ours.
+    """
+    for name in set(formats) - {_SAVED_MODEL}:
+        missing = [m for m in _FORMATS[name].needs if importlib.util.find_spec(m) is None]
+        if missing:
+            raise UserError(
+                f'config.results.formats names "{name}", which needs {missing[0]}; run '
+                f'`pip install "tf_finetune[{name}]"`, or leave "{name}" out.'
+            )
+    check_folder(folder, formats)
+
+
+def check_model(model: Any, formats: Sequence[str]) -> None:
+    """Refuses formats that cannot hold this model, trained or not.
+
+    Raises:
+        UserError: saying why, and what would be possible.
+    """
+    if "hugging_face" in formats:
+        export_hugging_face.check(model)
+
+
+def export_all(
+    model: Any,
+    folder: str | os.PathLike,
+    columns: Sequence[Sequence[str]],
+    formats: Sequence[str],
+) -> dict[str, Exported]:
+    """Writes each format to a folder of its own and proves it equal to the model.
+
+    Args:
+        model: a `TextTask` that computes in float32.
+        folder: usually `WORKDIR/export`.
+        columns: one list of real texts; for pairs two.
+        formats: of `config.results.formats`.
+
+    Returns:
+        What was written, by format.
+
+    Raises:
+        UserError: if a folder is not ours, cannot be written, or the disk is full.
+        ExportError: if a format cannot be written or its outputs differ; a former export
+            of that format is left as it was.
+    """
+    return {
+        name: export.export(model, folder, columns)
+        if name == _SAVED_MODEL
+        else _export(model, folder, columns, name)
+        for name in formats
+    }
+
+
+def for_card(exported: Mapping[str, Exported]) -> dict[str, Any]:
+    """What the card says: of the SavedModel as `export`, of all formats as `exports`."""
+    shown = {name: dataclasses.asdict(one) for name, one in exported.items()}
+    return {"export": shown.get(_SAVED_MODEL), "exports": shown}
+
+
+def _export(
+    model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str]], name: str
+) -> Exported:
+    form, columns = _FORMATS[name], with_hard_texts(columns)
+    expected = form.expected(model, columns)
+    with placing(folder, 4 * model.count_params() + _BYTES, name) as path:
+        path.mkdir()
+        form.write(model, path)
+        found, milliseconds, facts = outputs_elsewhere(
+            form.name, form.run, path, model, columns, timed=form.timed
+        )
+        difference = largest_difference(form.name, expected, found, columns, form.tolerance)
+        mark(
+            path,
+            kind=model.kind,
+            class_names=list(model.class_names),
+            inputs=list(model.scorer.input),
+            max_difference=difference,
+            **facts,
+        )
+    place = place_of(folder, name)
+    return Exported(
+        path=place,
+        bytes=size(place),
+        texts=len(columns[0]),
+        max_difference=difference,
+        milliseconds=milliseconds,
+        facts=facts,
+    )

@@ -1,0 +1,121 @@
+"""The model card, in the form of the Hugging Face Hub: `README.md` of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.results.cautions import cautions
+from tf_finetune.results.report import figures, opening_lines, task_name
+from tf_finetune.results.usage_section import usage
+
+# The Hub's names, for those of our figures that it knows.
+_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "micro_f1": "f1", "mae": "mae", "r2": "r2"}
+_LONGEST = 100
+
+
+def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> str:
+    """The card: what the Hub reads in YAML, then what people read.
+
+    Args:
+        card: as in `report.render`.
+        config: the run's.
+        prepared: as in `report.render`.
+    """
+    import yaml
+
+    front = yaml.safe_dump(_front(card, config), sort_keys=False, allow_unicode=True)
+    rows = ", ".join(f"{len(chosen):,} {name}" for name, chosen in prepared.splits.items())
+    parts = [
+        f"---\n{front}---",
+        f"# {_name(config)}",
+        f"`{config.model.preset}`, fine-tuned with tf_finetune for {task_name(card['task'])}.",
+        "## Results",
+        "\n".join(opening_lines(card)),
+        figures(card),
+        _calibration(card),
+        "## Limits",
+        cautions(card),
+        "## Training data",
+        f"{_dataset(config)}: {rows} rows. " + _labels(card),
+        "## Training",
+        _training(card),
+        "## Use",
+        usage(card, config),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
+    known = [name for name in _METRICS if card["test"].get(name) is not None]
+    found: dict[str, Any] = {"library_name": "keras", "pipeline_tag": "text-classification"}
+    if config.model.preset.startswith("hf://"):
+        found["base_model"] = config.model.preset.removeprefix("hf://")
+    return found | {
+        "tags": ["tf_finetune", "tensorflow", card["task"].replace("_", "-")],
+        "metrics": list(dict.fromkeys(_METRICS[name] for name in known)),
+        "model-index": [
+            {
+                "name": _name(config),
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": {"name": _dataset(config), "type": "custom", "split": "test"},
+                        "metrics": [
+                            {
+                                "type": _METRICS[name],
+                                "name": name,
+                                "value": round(float(card["test"][name]), 6),
+                            }
+                            for name in known
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def _name(config: FineTuneConfig) -> str:
+    return f"{PurePath(config.model.preset).name}-{config.model.task.replace('_', '-')}"
+
+
+def _dataset(config: FineTuneConfig) -> str:
+    """What the data are called; of a file its name alone, for folders are nobody's business."""
+    data = config.data
+    if data.tfds:
+        return data.tfds
+    names = [PurePath(part).name for part in data.path.split(",") if part]
+    name = ", ".join(names) or "data handed over in Python"
+    return name + (f" ({data.where})" if data.where else "")
+
+
+def _labels(card: Mapping[str, Any]) -> str:
+    if card["task"] == "regression":
+        return "The target is a number."
+    names = ", ".join(card["class_names"])
+    return "Labels: " + (names if len(names) <= _LONGEST else names[: _LONGEST - 1] + "…") + "."
+
+
+def _calibration(card: Mapping[str, Any]) -> str:
+    if "calibration" not in card:
+        return ""
+    found = card["calibration"]
+    return (
+        f"Expected calibration error on the test rows: {found['after']['ece']:.3f} "
+        f"(temperature {found['temperature']:.3f}; {found['method']})."
+    )
+
+
+def _training(card: Mapping[str, Any]) -> str:
+    phases = "; ".join(
+        f"{p['name']}: {p['trainable']:,} of {p['total']:,} parameters, "
+        f"{len(p['history'])} epochs, {p['seconds']:.0f} s"
+        for p in card["phases"]
+    )
+    return (
+        f"{phases}. Computed in {card['precision']}, at most {card['sequence_length']} tokens a "
+        "text. The whole account is in report.html and report.md, every setting in config.json."
+    )

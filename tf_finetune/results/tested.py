@@ -1,0 +1,71 @@
+"""What a model gave for each test row, kept so that runs can be compared row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tf_finetune.data.duplicates import scan
+from tf_finetune.errors import UserError
+from tf_finetune.whole import written_whole
+
+FILE = "test_outputs.npz"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Tested:
+    """The test rows of a run, in the order of its table.
+
+    Attributes:
+        keys: (n,) uint64, equal for rows of equal text but for case and spaces.
+        labels: as in `evaluate.score`.
+        outputs: as in `evaluate.score`.
+    """
+
+    keys: np.ndarray
+    labels: np.ndarray
+    outputs: np.ndarray
+
+    def in_order_of_keys(self) -> Tested:
+        """The same rows; those of equal text stay in their order."""
+        order = np.argsort(self.keys, kind="stable")
+        return Tested(keys=self.keys[order], labels=self.labels[order], outputs=self.outputs[order])
+
+
+def write(
+    folder: Path, table: pa.Table, rows: np.ndarray, labels: np.ndarray, outputs: np.ndarray
+) -> None:
+    """Keeps them in a run folder.
+
+    Args:
+        folder: of the run.
+        table: with the texts.
+        rows: of the table, the test rows.
+        labels: of these.
+        outputs: of these.
+    """
+    keys = scan(table.take(pa.array(rows))).keys
+    with written_whole(folder / FILE) as temporary, temporary.open("wb") as file:
+        np.savez(file, keys=keys, labels=labels, outputs=outputs)
+
+
+def read(folder: Path) -> Tested:
+    """Those of a finished run.
+
+    Raises:
+        UserError: if the folder has none, or they cannot be read.
+    """
+    file = folder / FILE
+    if not file.exists():
+        raise UserError(
+            f'"{folder}" has no {FILE}, from which runs are compared; it was made by an older '
+            "version. Train again in another folder."
+        )
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return Tested(**{name: found[name] for name in ("keys", "labels", "outputs")})
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f'"{file}" cannot be read: {error}. Copy it again.') from error
