@@ -22,6 +22,7 @@ ROOMS = (
     "whole",
     "value_checks",
     "phase_checks",
+    "data_checks",
     "config_checks",
     "settings",
     "config",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tf_finetune.data_checks import NOISE, check_data
 from tf_finetune.errors import UserError
 from tf_finetune.phase_checks import SCHEDULES, check_selector, check_tunes_blocks
 from tf_finetune.value_checks import (
@@ -20,22 +20,19 @@ from tf_finetune.value_checks import (
 
 if TYPE_CHECKING:
     from tf_finetune.config import FineTuneConfig
-    from tf_finetune.settings import DataConfig, FitConfig
+    from tf_finetune.settings import FitConfig
 
 TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
-POLICIES = ("error", "drop", "warn")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
-AUGMENTS = ("none", "light", "medium", "strong")
 IMAGE_RESIZES = ("crop", "squash", "pad")
 FORMATS = ("saved_model", "litert", "onnx", "keras_hub", "hugging_face")
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8
 _LEAST_PIXELS = 8
-_NOISE = ("token_deletion", "token_swap", "token_mask")
 _AUGMENTATION = ("augment", "flip")
 
 
@@ -46,7 +43,7 @@ def check_values(config: FineTuneConfig) -> None:
     one_of("config.model.pooling", model.pooling, POOLINGS)
     one_of("config.fit.precision", fit.precision, PRECISIONS)
     one_of("config.fit.strategy", fit.strategy, STRATEGIES)
-    _check_data(config.data, model.task)
+    check_data(config.data, model.task)
     if not model.preset:
         raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")
     if model.sequence_length and model.sequence_length < _LEAST_TOKENS:
@@ -169,7 +166,7 @@ def _check_noise(config: FineTuneConfig) -> None:
     if not config.fit.cache or set(_trained(config)) != {"head"}:
         return
     defaults = type(config.data)()
-    for fields, what in ((_NOISE, "texts"), (_AUGMENTATION, "pictures")):
+    for fields, what in ((NOISE, "texts"), (_AUGMENTATION, "pictures")):
         for field in fields:
             if getattr(config.data, field) != getattr(defaults, field):
                 raise UserError(
@@ -229,83 +226,3 @@ def _check_floor(config: FineTuneConfig) -> None:
                 f"{name} is {floor:g}, but {setting}: the floor holds for the weights that "
                 f"interpolation chooses, on retained rows. For that {mend}, or set the floor to 0."
             )
-
-
-def _check_data(data: DataConfig, task: str) -> None:
-    if data.path and data.tfds:
-        raise UserError("config.data.path and config.data.tfds are both set; choose one.")
-    for field in ("leaks", "duplicates", "conflicts", "bad_rows"):
-        one_of(f"config.data.{field}", getattr(data, field), POLICIES)
-    one_of("config.data.augment", data.augment, AUGMENTS)
-    seed("config.data.seed", data.seed)
-    at_least("config.data.limit", data.limit, 0)
-    at_least("config.data.min_per_class", data.min_per_class, 1)
-    for field in ("near_duplicates", *_NOISE):
-        fraction(f"config.data.{field}", getattr(data, field))
-    if data.where and not data.where.partition("=")[1]:
-        raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')
-    if len(data.delimiter) > 1:
-        raise UserError(
-            f'config.data.delimiter is "{data.delimiter}"; it must be one character'
-            " (a tab is $'\\t' in a shell; a .tsv file needs none)."
-        )
-    try:
-        codecs.lookup(data.encoding)
-    except LookupError:
-        raise UserError(
-            f'config.data.encoding is "{data.encoding}", which Python does not know;'
-            " examples: utf-8, latin-1, utf-16."
-        ) from None
-    _check_columns(data)
-    _check_classes(data, task)
-    _check_fractions(data)
-
-
-def _check_columns(data: DataConfig) -> None:
-    if data.image and data.text_pair:
-        raise UserError(
-            f'config.data.image is "{data.image}" and config.data.text_pair "{data.text_pair}"; '
-            "a run is about pictures or about texts: leave one of them empty."
-        )
-    taken: dict[str, str] = {}
-    # Where rows are pictures, no text is read.
-    for field in ("image" if data.image else "text", "label", "text_pair"):
-        column = getattr(data, field)
-        if not column and field != "text_pair":
-            raise UserError(f"config.data.{field} is empty; name the column.")
-        if column in taken:
-            raise UserError(
-                f'config.data.{taken[column]} and config.data.{field} are both "{column}";'
-                " each must name a column of its own."
-            )
-        taken[column] = field
-
-
-def _check_classes(data: DataConfig, task: str) -> None:
-    if task == "multi_label" and not data.label_separator:
-        raise UserError("config.data.label_separator is empty; a multi_label task needs one.")
-    if data.classes and task == "regression":
-        raise UserError("config.data.classes has no meaning for regression; leave it empty.")
-    if len(set(data.classes)) < len(data.classes):
-        raise UserError(f"config.data.classes names a class twice: {', '.join(data.classes)}.")
-    if task == "classification" and len(data.classes) == 1:
-        raise UserError(
-            f'config.data.classes is "{data.classes[0]}" alone; a classification needs two or more,'
-            " separated by commas."
-        )
-
-
-def _check_fractions(data: DataConfig) -> None:
-    held_out = 0.0
-    for field in ("validation", "test"):
-        try:
-            found = float(getattr(data, field))
-        except ValueError:
-            continue  # the name of a file or of a split
-        fraction(f"config.data.{field}", found)
-        held_out += found
-    if held_out >= 1:
-        raise UserError(
-            f"config.data.validation and config.data.test take {held_out:g} of the rows together;"
-            " that leaves none to train on."
-        )
