@@ -114,6 +114,8 @@ def test_defaults_are_valid() -> None:
         ("model.image_size", -1, "config.model.image_size is -1; it must be at least 8, or 0"),
         ("model.image_resize", "croop", 'image_resize is "croop"; .* Did you mean "crop"?'),
         ("results.bootstrap", 10, "config.results.bootstrap is 10; it must be at least 100"),
+        ("tune.trials", 0, "config.tune.trials is 0; it must be at least 1"),
+        ("tune.minutes", -1.0, "config.tune.minutes is -1.0; it must be at least 0"),
         ("results.formats", ("onx",), 'formats is "onx"; allowed: .* Did you mean "onnx"'),
         ("results.formats", (), "formats is empty; name one or more of saved_model, .*, or set"),
         ("results.formats", ("onnx", "onnx"), "names onnx, onnx, one of them twice"),

@@ -48,6 +48,7 @@ ROOMS = (
     "plan",
     "find_rate",
     "rerun",
+    "tuning",
     "proof",
     "commands",
     "__init__",  # offers names of all rooms

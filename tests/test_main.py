@@ -128,6 +128,20 @@ def test_runs_are_compared_without_tensorflow(
     assert "beside each other" in capsys.readouterr().out
 
 
+def test_tune(calls: Calls, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.SimpleNamespace(tune=calls.function("tune", None))
+    monkeypatch.setitem(sys.modules, "tf_finetune.tuning.study", fake)
+    given = ["--mode=tune", f"--config.data.path={data}", f"--workdir={tmp_path / 'run'}"]
+    space = '{"fit.epochs": [1, 2]}'
+    assert run(*given, "--config.tune.trials=3", f"--config.tune.space={space}") == 0
+    ((name, (config, workdir), _),) = calls
+    assert (name, workdir) == ("tune", tmp_path / "run")
+    assert (config.tune.trials, config.tune.space) == (3, space)
+    assert run(*given, "--config.tune.trials=x") == 2
+    assert run(*given, '--config.tune.space={"fit.epoch": [1]}') == 2
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("identical", [True, False])
 def test_the_selftests_result_is_the_exit_status(
     identical: bool, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

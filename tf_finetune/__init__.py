@@ -25,6 +25,7 @@ _LAZY = {
     "merge_lora": "tf_finetune.model.lora",
     "save_adapter": "tf_finetune.model.lora",
     "selftest": "tf_finetune.proof.selftest",
+    "tune": "tf_finetune.tuning.study",
 }
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "merge_lora",
     "save_adapter",
     "selftest",
+    "tune",
 ]
 
 

@@ -24,6 +24,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "export": ("output",),
     "predict": ("input", "output", "text"),
     "compare": (),
+    "tune": (),
     "selftest": (),
 }
 
@@ -65,6 +66,8 @@ def carry_out(command: Command, stop: Stop) -> bool:
     """
     if command.mode == "train":
         _train(command, stop)
+    elif command.mode == "tune":
+        _tune(command, stop)
     elif command.mode == "selftest":
         from tf_finetune.proof.selftest import selftest
 
@@ -95,6 +98,17 @@ def _train(command: Command, stop: Stop) -> None:
     from tf_finetune.train import fine_tune
 
     fine_tune(command.config, command.workdir, command=command.line, stop=stop)
+
+
+def _tune(command: Command, stop: Stop) -> None:
+    from tf_finetune.tuning.space import read_space
+
+    read_space(command.config)
+    _check_data(command.config.data)
+    _start_tensorflow()
+    from tf_finetune.tuning.study import tune
+
+    tune(command.config, command.workdir, command=command.line, stop=stop)
 
 
 def _plan(command: Command) -> None:

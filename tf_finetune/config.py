@@ -16,7 +16,7 @@ from typing import Any
 from tf_finetune.config_checks import check_values
 from tf_finetune.errors import UserError
 from tf_finetune.phase_checks import check_phases
-from tf_finetune.settings import DataConfig, FitConfig, ModelConfig, ResultsConfig
+from tf_finetune.settings import DataConfig, FitConfig, ModelConfig, ResultsConfig, TuneConfig
 from tf_finetune.value_checks import check_types, nearest
 
 
@@ -70,6 +70,7 @@ class FineTuneConfig:
     phases: Any = "probe_then_tune"
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     results: ResultsConfig = dataclasses.field(default_factory=ResultsConfig)
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
 
     def validate(self) -> None:
         """Checks every value that can be checked without reading data.

@@ -97,6 +97,8 @@ def check_values(config: FineTuneConfig) -> None:
     check_selector("config.model.lora_targets", model.lora_targets)
     at_least("config.results.bootstrap", config.results.bootstrap, 100)
     _check_formats(config)
+    at_least("config.tune.trials", config.tune.trials, 1)
+    at_least("config.tune.minutes", config.tune.minutes, 0)
     trained = _trained(config)
     tunes = set(trained) != {"head"} and "lora" not in trained
     if fit.interpolate and not tunes:

@@ -135,7 +135,7 @@ def describe_settings() -> str:
     """Every setting with its default and what it means, from the docstrings."""
     config, lines = FineTuneConfig(), []
     groups = [("phases", "", FineTuneConfig), ("data", "data.", type(config.data))]
-    groups += [(n, f"{n}.", type(getattr(config, n))) for n in ("model", "fit", "results")]
+    groups += [(n, f"{n}.", type(getattr(config, n))) for n in ("model", "fit", "results", "tune")]
     for name, prefix, kind in groups:
         texts = _documented(kind)
         node = config if name == "phases" else getattr(config, name)

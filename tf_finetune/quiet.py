@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import os
 import sys
 import tempfile
@@ -35,6 +36,24 @@ def import_tensorflow() -> None:
         # The search for GPUs writes too; it comes sooner or later anyway.
         if tf.config.list_physical_devices("GPU") or not os.path.exists(_NVIDIA):
             forget()
+
+
+@contextlib.contextmanager
+def without_retracing() -> Iterator[None]:
+    """Within it TensorFlow does not warn of functions that it traces again and again.
+
+    It takes those of one line for one function, though they are of different models.
+    """
+    logger = logging.getLogger("tensorflow")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 @contextlib.contextmanager

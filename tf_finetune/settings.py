@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: it would turn the fields' types
 # into strings, and config_flags parses `--config.fit.epochs=3` by the type itself.
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -261,3 +262,21 @@ class ResultsConfig:
     drift: bool = True
     export: bool = True
     formats: tuple[str, ...] = ("saved_model",)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class TuneConfig:
+    """What `--mode=tune` tries.
+
+    Attributes:
+        trials: at most so many.
+        minutes: no trial begins after so many; 0 means any number.
+        space: by setting, as `"fit.learning_rate"`, a list of values or a dict with `low`,
+            `high` and perhaps `log`; in JSON on the command line. Empty means the
+            recipe's rate within a factor of 10, `fit.weight_decay`, `model.dropout` and,
+            where they apply, `fit.layer_decay` and `fit.label_smoothing`.
+    """
+
+    trials: int = 20
+    minutes: float = 0.0
+    space: Any = dataclasses.field(default_factory=dict)

@@ -42,7 +42,7 @@ def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
         UserError: if the folder cannot be written, holds other files, or holds a
             run with another configuration; nothing in it is touched then.
     """
-    _check_writable(workdir)
+    check_writable(workdir)
     if (workdir / CONFIG).exists():
         check_same_config(workdir, config)
         return (workdir / CARD).exists()
@@ -136,7 +136,8 @@ def write_atomically(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _check_writable(workdir: Path) -> None:
+def check_writable(workdir: Path) -> None:
+    """Makes the folder; raises `UserError` where nothing can be written to it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / _PROBE

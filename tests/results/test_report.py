@@ -151,7 +151,7 @@ def test_parts_mistakes_labels_and_drift_are_told():
     for expected in (
         "| from | here | 9 | 50.0% | 25.0% to 75.0% |",
         "| 80% | 160 | 90.0% | 80.0% to 95.0% | 0.700 |",
-        "| a.csv:7 | bad | good\\|fine | 0.987 | a \\| text / <b>second</b> |",
+        "| a.csv:7 | bad | good\\|fine | 0.987 | a \\| text / &lt;b>second&lt;/b> |",
         "56 of 1,234 training rows are suspected, by the method",
         "| block_1 | 2.13% | 0.9877 |",
         "| stem | 0.10% |  |",

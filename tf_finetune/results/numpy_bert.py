@@ -89,7 +89,8 @@ class Classifier:
 
 def same_tokens(folder: str, texts: Sequence[str], ids: np.ndarray) -> bool:
     """Whether the folder's `tokenizer.json` cuts a text, or two, into these tokens."""
-    return _tokenizer(folder).encode(*texts).ids == ids.tolist()
+    first, second = texts if len(texts) > 1 else (*texts, None)
+    return _tokenizer(folder).encode(first, second).ids == ids.tolist()
 
 
 @functools.cache

@@ -159,7 +159,7 @@ def outputs_elsewhere(
     held = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     ends = np.cumsum([0, *(row["token_ids"].size for row in rows)])
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(f"{folder}/ids.npz", ends=ends, **held)
+        np.savez(f"{folder}/ids.npz", ends=ends, **held)  # type: ignore[arg-type]
         Path(folder, "texts.json").write_text(json.dumps(columns), encoding="utf-8")
         arguments = [str(path), folder, result_name(model.kind), str(TIMED * timed)]
         run_fresh(what, _CHILD.format(code=code), *arguments)

@@ -59,8 +59,8 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A text that cannot break a table."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    """A text that can neither break a table nor be taken for HTML."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def decisive(card: Mapping[str, Any]) -> str:

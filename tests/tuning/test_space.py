@@ -1,0 +1,98 @@
+"""Which settings are tried, and what is refused before anything is."""
+
+import pytest
+
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.errors import UserError
+from tf_finetune.tuning.space import Range, own_values, read_space, suggested, with_values
+
+
+def config_with(space, **changes):
+    config = FineTuneConfig()
+    config.tune.space = space
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+class Trial:
+    """Takes the last choice, and the upper end."""
+
+    def suggest_categorical(self, key, values):
+        return values[-1]
+
+    def suggest_float(self, key, low, high, log):
+        return high
+
+    suggest_int = suggest_float
+
+
+@pytest.mark.parametrize(
+    ("phases", "rate", "middle"),
+    [
+        ("probe", "fit.probe_learning_rate", 3e-3),
+        ("probe_then_tune", "fit.learning_rate", 1e-4),
+        ("lora", "fit.lora_learning_rate", 1e-3),
+    ],
+)
+def test_the_default_space_is_around_the_recipes_own_rate(phases, rate, middle):
+    config = config_with({}, phases=phases)
+    space = read_space(config)
+    found = space[rate]
+    assert isinstance(found, Range)
+    assert (found.low, found.high, found.log) == (pytest.approx(middle / 10), 10 * middle, True)
+    assert ("fit.layer_decay" in space) == (phases == "probe_then_tune")
+    assert own_values(config, space)[rate] == middle
+
+
+def test_regression_has_no_label_smoothing():
+    config = FineTuneConfig()
+    config.model.task = "regression"
+    assert "fit.label_smoothing" not in read_space(config)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"fit.epochs": {"low": 1, "high": 3}, "model.pooling": ["mean", "max"]},
+        '{"fit.epochs": {"low": 1, "high": 3}, "model.pooling": ["mean", "max"]}',
+    ],
+)
+def test_a_space_of_ones_own(given):
+    config = config_with(given)
+    space = read_space(config)
+    values = suggested(Trial(), space, config)
+    assert values == {"fit.epochs": 3, "model.pooling": "max"}
+    assert type(values["fit.epochs"]) is int
+    changed = with_values(config, values)
+    assert (changed.fit.epochs, changed.model.pooling, config.fit.epochs) == (3, "max", 0)
+    # Its own number of epochs, 0, is not in the range.
+    assert own_values(config, space) is None
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"fit.lerning_rate": [1e-4]}, 'names "fit.lerning_rate".*mean "fit.learning_rate"'),
+        ({"fit.seed": [1, 2]}, 'names "fit.seed"; .* not model.task, fit.seed'),
+        ({"data.path": ["a", "b"]}, 'names "data.path"'),
+        ({"fit.ema": [0.9, 1.0]}, r'\["fit.ema"\] has 1.0: config.fit.ema is 1.0; it must be'),
+        ({"fit.ema": {"low": 0.5, "high": 1.5}}, r'\["fit.ema"\] has 1.5'),
+        ({"fit.ema": 0.9}, r'\["fit.ema"\] is 0.9; it must be a list of values, or'),
+        ({"fit.ema": []}, "must be a list of values"),
+        ({"fit.ema": {"low": 0.5, "high": 0.1}}, "must be a list of values"),
+        ({"fit.ema": {"low": 0, "high": 0.1, "log": True}}, "must be a list of values"),
+        ({"fit.ema": {"low": 0.1, "hihg": 0.5}}, "must be a list of values"),
+        ({"fit.schedule": {"low": 1, "high": 2}}, "is a range, but fit.schedule is no number"),
+        ("{", "is no JSON"),
+        ([1], "must be a dict of settings"),
+    ],
+)
+def test_what_cannot_be_tried_is_named(space, message):
+    with pytest.raises(UserError, match=message):
+        read_space(config_with(space))
+
+
+def test_a_list_of_phases_does_not_read_settings():
+    with pytest.raises(UserError, match="name a recipe there"):
+        read_space(config_with({}, phases=(Phase(),)))

@@ -1,0 +1,209 @@
+"""A whole tuning of seconds: what it tries, keeps, prunes and goes on from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import runs
+from tf_finetune.config import differences
+from tf_finetune.errors import UserError
+from tf_finetune.fit.spike_guard import Diverged
+from tf_finetune.recipe import load_recipe
+from tf_finetune.tuning import study as module
+from tf_finetune.tuning.study import tune
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+SPACE = {"fit.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dropout": [0.0, 0.3]}
+
+
+def config_of(preset, **changes):
+    config = runs.config_for(preset, dropout=0.0, **changes)
+    config.tune.space = SPACE
+    return config
+
+
+def trials_of(folder):
+    study = optuna.load_study(study_name="tune", storage=f"sqlite:///{folder / 'trials.db'}")
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+
+@pytest.fixture(scope="module")
+def tuned(preset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    said = []
+    result = tune(config_of(preset), folder, runs.classes(), trials=3, say=said.append)
+    return folder, result, said
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Trials that train nothing: their figures are given; and no final run."""
+
+    def use(figures, fails=None):
+        tried = []
+
+        def run(config, folder, cache, data, reached, say):
+            tried.append((config.fit.learning_rate, config.model.dropout))
+            if fails:
+                fails(len(tried))
+            for i, figure in enumerate(found := figures(len(tried))):
+                reached(figure, i == len(found) - 1)
+            return "the digest"
+
+        monkeypatch.setattr(module, "run_trial", run)
+        monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+        return tried
+
+    return use
+
+
+def test_the_run_with_the_best_settings_is_made_and_can_be_made_again(tuned, preset):
+    folder, result, said = tuned
+    trials = trials_of(folder)
+    assert len(trials) == 3
+    # First the recipe's own settings.
+    assert trials[0].params == {"fit.learning_rate": 1e-4, "model.dropout": 0.0}
+    best = max(trials, key=lambda trial: trial.value)
+    config = load_recipe(folder / "best.py")
+    found = json.loads((folder / "best" / "config.json").read_text())
+    assert json.loads(config.to_json()) == found
+    assert config.fit.learning_rate == best.params["fit.learning_rate"]
+    changed = [line.partition(":")[0] for line in differences(config_of(preset), config)]
+    assert set(changed) <= {*SPACE, "tune.space"}
+    assert result.workdir == folder / "best"
+    assert result.metrics["test"]["rows"] == 16
+    told = (folder / "tuning.md").read_text()
+    assert told.count("| **best** |") == 1
+    assert f"| {best.params['fit.learning_rate']:.3g} |" in told
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("best", "best.py", "cache", "trials.db", "tuning.json", "tuning.md")
+    ]
+    assert any(line.startswith("best of 3 trials") for line in said)
+
+
+def test_a_trial_is_the_run_up_to_its_test(tuned):
+    folder, result, _ = tuned
+    best = max(trials_of(folder), key=lambda trial: trial.value)
+    figures = [
+        phase["history"][phase["best_epoch"] - 1] if phase["best_epoch"] else phase["start"]
+        for phase in result.metrics["phases"]
+    ]
+    assert [figure["val_accuracy"] for figure in figures] == best.user_attrs["figures"]
+
+
+def test_no_trial_sees_a_test_row(preset, tmp_path, monkeypatch):
+    from tf_finetune.tuning import trials
+
+    seen, kept = [], []
+
+    def set_up(*given, **options):
+        setup = original(*given, **options)
+        store = type(setup.tokens)
+        batch = store.batch
+
+        def watched(self, rows):
+            seen.append(rows)
+            return batch(self, rows)
+
+        monkeypatch.setattr(store, "batch", watched)
+        kept.append(setup.prepared.splits)
+        return setup
+
+    original = trials.set_up
+    monkeypatch.setattr(trials, "set_up", set_up)
+    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    tune(config_of(preset), tmp_path / "run", runs.classes(), trials=1, say=lambda line: None)
+    rows = np.unique(np.concatenate(seen))
+    assert not np.isin(rows, kept[0]["test"]).any()
+    assert np.isin(kept[0]["validation"], rows).all()
+
+
+def test_a_worse_trial_is_pruned_after_a_phase(preset, tmp_path, quick):
+    quick(lambda number: [0.1 if number == 7 else 0.8, 0.8 + number / 100])
+    folder = tmp_path / "run"
+    tune(config_of(preset), folder, trials=8, say=lambda line: None)
+    hows = [trial.user_attrs["how"] for trial in trials_of(folder)]
+    assert hows == [*["finished"] * 6, "pruned", "finished"]
+    assert trials_of(folder)[6].user_attrs["figures"] == [0.1]
+
+
+def test_what_was_cut_off_comes_to_the_same_trials(preset, tmp_path, quick):
+    def cut(number):
+        if number == 4:
+            raise KeyboardInterrupt
+
+    whole = quick(lambda number: [number / 10])
+    tune(config_of(preset), tmp_path / "whole", trials=7, say=lambda line: None)
+    before = quick(lambda number: [number / 10], cut)
+    with pytest.raises(KeyboardInterrupt):
+        tune(config_of(preset), tmp_path / "cut", trials=7, say=lambda line: None)
+    after = quick(lambda number: [(number + 3) / 10])
+    tune(config_of(preset), tmp_path / "cut", trials=7, say=lambda line: None)
+    assert before[:3] + after == whole
+    assert before[3] == after[0]
+    assert len(set(whole)) == 7
+    # The same call again tries nothing more; a larger budget goes on.
+    more = quick(lambda number: [0.0])
+    tune(config_of(preset), tmp_path / "cut", trials=7, say=lambda line: None)
+    assert more == []
+    tune(config_of(preset), tmp_path / "cut", trials=9, say=lambda line: None)
+    assert len(more) == 2
+
+
+def test_a_budget_of_time_ends_it(preset, tmp_path, quick, monkeypatch):
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    tried = quick(lambda number: [0.5])
+    # 50 s each: after the second, 100 s have gone.
+    tune(config_of(preset), tmp_path / "run", minutes=1.5, say=lambda line: None)
+    assert len(tried) == 2
+
+
+def test_a_trial_that_diverges_is_the_worst(preset, tmp_path, quick):
+    def diverge(number):
+        if number == 2:
+            raise Diverged("the loss is nan")
+
+    quick(lambda number: [number / 10], diverge)
+    folder = tmp_path / "run"
+    best = tune(config_of(preset), folder, trials=3, say=lambda line: None)
+    assert "| diverged |" in (folder / "tuning.md").read_text()
+    third = trials_of(folder)[2]
+    assert best.fit.learning_rate == third.params["fit.learning_rate"]
+
+
+def test_a_regression_is_the_better_the_smaller_its_error(preset, tmp_path, quick):
+    quick(lambda number: [1.0 / number])
+    config = config_of(preset, task="regression")
+    best = tune(config, tmp_path / "run", trials=3, say=lambda line: None)
+    assert best.fit.learning_rate == trials_of(tmp_path / "run")[2].params["fit.learning_rate"]
+
+
+def test_another_folder_or_configuration_is_refused(preset, tmp_path, quick):
+    quick(lambda number: [0.5])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dear.txt").write_text("dear")
+    with pytest.raises(UserError, match=r"is not empty \(it holds dear.txt\)"):
+        tune(config_of(preset), tmp_path / "mine", trials=1)
+    tune(config_of(preset), tmp_path / "run", trials=1, say=lambda line: None)
+    with pytest.raises(UserError, match=r"another configuration:\n  fit.epochs: 1 -> 2"):
+        tune(config_of(preset, epochs=2), tmp_path / "run", trials=1)
+    with pytest.raises(UserError, match="tuning runs on one device so far"):
+        tune(config_of(preset, strategy="mirrored"), tmp_path / "other", trials=1)
+    with pytest.raises(UserError, match="trials is 0; it must be at least 1"):
+        tune(config_of(preset), tmp_path / "other", trials=0)
+
+
+def test_other_data_are_refused(preset, tmp_path, quick, monkeypatch):
+    quick(lambda number: [0.5])
+    tune(config_of(preset), tmp_path / "run", trials=1, say=lambda line: None)
+    monkeypatch.setattr(module, "run_trial", lambda *_: "another digest")
+    with pytest.raises(UserError, match="holds a tuning on other data"):
+        tune(config_of(preset), tmp_path / "run", trials=2, say=lambda line: None)
+
+
+def test_without_optuna_the_extra_is_named(preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install \"tf_finetune\[tune\]\""):
+        tune(config_of(preset), tmp_path / "run")

@@ -1,0 +1,73 @@
+"""What a tuning leaves for people: a table of its trials, and the best one as a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.results.wording import table
+
+
+def recipe(config: FineTuneConfig, opening: str) -> str:
+    """A recipe file that gives this configuration, with the settings that are no defaults."""
+    lines = [
+        f'"""{opening}"""',
+        "",
+        "from tf_finetune import FineTuneConfig",
+        "",
+        "",
+        "def get_config() -> FineTuneConfig:",
+        "    config = FineTuneConfig()",
+    ]
+    default = FineTuneConfig()
+    for field in dataclasses.fields(config):
+        section, usual = getattr(config, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(section):
+            lines += [
+                f"    config.{field.name}.{one.name} = {getattr(section, one.name)!r}"
+                for one in dataclasses.fields(section)
+                if getattr(section, one.name) != getattr(usual, one.name)
+            ]
+        elif section != usual:
+            lines.append(f"    config.{field.name} = {section!r}")
+    return "\n".join([*lines, "    return config", ""])
+
+
+def account(monitor: str, settings: Sequence[str], trials: Sequence[Mapping[str, Any]]) -> str:
+    """`tuning.md`.
+
+    Args:
+        monitor: the figure that trials are judged by.
+        settings: that were tried.
+        trials: in order: `values` by setting, `figures` after each phase, `how` it ended
+            (`best`, `finished`, `pruned` or `diverged`) and `seconds`.
+    """
+    rows = [
+        [
+            number,
+            *(_short(trial["values"].get(key, "")) for key in settings),
+            ", ".join(f"{figure:.4f}" for figure in trial["figures"]),
+            f"**{trial['how']}**" if trial["how"] == "best" else trial["how"],
+            f"{trial['seconds']:.0f}",
+        ]
+        for number, trial in enumerate(trials, 1)
+    ]
+    head = ["trial", *settings, f"{monitor} after each phase", "ended", "seconds"]
+    return "\n\n".join(
+        [
+            "# Tuning",
+            "Each trial trained on the training split and was judged on the validation split; no "
+            "trial saw a test row. The best of several figures on the same rows is a little too "
+            "good: how good the model is says the test split, which the final run in `best/` "
+            "used once (`best/report.md`). `best.py` is its recipe. A pruned trial was worse "
+            "after a phase than half of those before it.",
+            table(head, rows),
+            "",
+        ]
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
