@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
 
-from tf_finetune.quiet import held_back_stderr
+from tf_finetune.quiet import held_back_stderr, without_retracing
 
 
 def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,3 +57,18 @@ def test_held_back_words_are_shown_unless_forgotten(capfd: pytest.CaptureFixture
         assert capfd.readouterr().err == ""
     os.write(2, b"third\n")
     assert capfd.readouterr().err == "second\nthird\n"
+
+
+def test_retracing_is_not_warned_of_within_and_all_else_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    for _ in range(2):
+        with without_retracing():
+            logger.warning("5 out of the last 5 calls to %s triggered tf.function retracing.", "f")
+            logger.warning("something else")
+    logger.warning("6 out of the last 6 calls to %s triggered tf.function retracing.", "g")
+    logger.removeHandler(caplog.handler)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split()[0] for line in dict.fromkeys(said)] == ["something", "6"]

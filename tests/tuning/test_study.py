@@ -80,6 +80,8 @@ def test_the_run_with_the_best_settings_is_made_and_can_be_made_again(tuned, pre
         *("best", "best.py", "cache", "trials.db", "tuning.json", "tuning.md")
     ]
     assert any(line.startswith("best of 3 trials") for line in said)
+    # Texts are cut once for all trials.
+    assert len(list((folder / "cache").glob("tokens-*"))) == 1
 
 
 def test_a_trial_is_the_run_up_to_its_test(tuned):
