@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,12 @@ def keep(folder: Path, store: Store, splits: dict[str, np.ndarray], seed: int) -
         seed: of the choice.
     """
     chosen = {name: _some(splits[name], seed) for name in ("train", "test")}
-    arrays = {name: np.asarray(store.batch(rows)) for name, rows in chosen.items()}
+    arrays: dict[str, Any] = {name: np.asarray(store.batch(r)) for name, r in chosen.items()}
+    arrays |= {f"{name}_rows": rows for name, rows in chosen.items()}
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(array.nbytes for array in arrays.values())
     with written_whole(folder / FILE, needed=needed) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays, **{f"{name}_rows": rows for name, rows in chosen.items()})
+        np.savez(file, **arrays)
 
 
 def kept(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _INK, _FIRST, _SECOND, _FAINT = "#010203", "#010204", "#010205", "#010206"
 _LONGEST = 24
 _VARIABLES = {_INK: "ink", _FIRST: "first", _SECOND: "second", _FAINT: "line"}
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read out and searched
     "svg.hashsalt": "tf_finetune",  # the same plot is the same file
     "text.parse_math": False,  # a name with a dollar sign is no formula
