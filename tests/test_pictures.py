@@ -151,7 +151,7 @@ def test_what_fits_in_memory_is_tried(image_preset, pictures, tmp_path):
 
 def test_mistakes_are_named_before_training(preset, image_preset, pictures, tmp_path):
     for config, message in (
-        (settings(preset, pictures), r"takes texts, but the data are pictures; .*efficientnet_l"),
+        (settings(preset, pictures), r"no model of pictures, as the data are; .*efficientnet_l"),
         (
             settings(image_preset, pictures, sequence_length=16),
             r"length is 16, but the rows are pic",
@@ -166,7 +166,7 @@ def test_mistakes_are_named_before_training(preset, image_preset, pictures, tmp_
         with pytest.raises(UserError, match=message):
             fine_tune(config, tmp_path / "run")
     data = {"text": ["a"] * 20, "label": list("xy") * 10}
-    with pytest.raises(UserError, match=r"takes pictures, but the data are texts; .*minilm"):
+    with pytest.raises(UserError, match=r"no model of texts, as the data are; .*minilm"):
         fine_tune(settings(image_preset, "", augment="none", flip=False), tmp_path / "run", data)
     with pytest.raises(UserError, match=r"data\.augment is 'light', but the rows are texts"):
         fine_tune(settings(preset, ""), tmp_path / "run", data)

@@ -74,12 +74,10 @@ def inputs_of(config: FineTuneConfig, data: Any = None) -> Inputs:
     preset = config.model.preset
     pictures = is_images(config.data, data)
     if pictures != is_for_pictures(preset):
-        found, wanted, mend = ("pictures", "texts", "efficientnet_lite0")
-        if not pictures:
-            found, wanted, mend = wanted, found, "minilm"
+        found, mend = ("pictures", "efficientnet_lite0") if pictures else ("texts", "minilm")
         raise UserError(
-            f'config.model.preset is "{preset}", which takes {wanted}, but the data are {found}; '
-            f"choose another, as {mend}, or other data."
+            f'config.model.preset is "{preset}", which is no model of {found}, as the data are; '
+            f"choose one, such as {mend}, or other data."
         )
     _check_settings(config, pictures)
     return loaded_inputs(config)
