@@ -65,5 +65,5 @@ def test_from_a_folder_of_pictures_to_a_model_that_serves_them(tmp_path):
     assert len(lines.splitlines()) == len(paths)
     expected = load_model(run).predict(paths)
     shares, labels = json.loads(python("-c", SERVE, card["export"]["path"], *paths))
-    np.testing.assert_allclose(shares, expected, atol=0.05)  # resized by TensorFlow here
+    np.testing.assert_allclose(shares, expected, atol=0.01)  # resized by TensorFlow here
     assert [line.split()[0] for line in lines.splitlines()] == labels
