@@ -1,4 +1,4 @@
-# install | demo | test | test-real | test-all | lint | bench | clean
+# install | demo | demo-images | test | test-real | test-all | lint | bench | clean
 # PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder the environment.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -10,12 +10,14 @@ PEER := benchmarks/.venv-peer
 PY := $(VENV)/bin/python
 PIP := -m pip install -qq --disable-pip-version-check
 RUN ?= runs/reviews
+FASHION := /usr/share/datasets/fashion-mnist
 
-.PHONY: help install demo test test-all lint bench clean
+.PHONY: help install demo demo-images test test-all lint bench clean
 
 help:
 	@echo "make install   make $(VENV) with the package, its tools and the demo's files"
 	@echo "make demo      fine-tune on movie reviews, evaluate, export, predict ($(RUN))"
+	@echo "make demo-images  the same on pictures: Fashion-MNIST if it is installed, else digits"
 	@echo "make test      the fast tests"
 	@echo "make test-real the tests on the real model and data"
 	@echo "make test-all  all tests, with coverage"
@@ -39,6 +41,17 @@ demo: install
 	  "A warm, funny and quietly moving film." \
 	  "Two hours of my life that I will never get back." \
 	  "The plot creaks, but the actors are a joy to watch."
+
+demo-images: install
+	@if [ -d $(FASHION) ]; then set=fashion_mnist; else set=digits; \
+	  echo "$(FASHION) is not there: the demo takes scikit-learn's digits."; \
+	  echo "For Fashion-MNIST run: sudo apt install dataset-fashion-mnist"; \
+	fi; \
+	echo "Pictures of $$set:"; \
+	$(PY) examples/write_pictures.py $$set pictures/$$set; \
+	$(PY) -m tf_finetune.main --config=configs/$$set.py --workdir=runs/$$set; \
+	$(PY) -m tf_finetune.main --mode=predict --workdir=runs/$$set \
+	  $$(find pictures/$$set -name "*00[1-3].png" | sort | head -5)
 
 test: install
 	$(PY) -m pytest -n 2 -m "not real and not slow"

@@ -48,7 +48,7 @@ def main() -> None:
             compile_phase(task.network, optimizer, objective_of(task, 0.0))
             batches = iter(
                 training_dataset(
-                    setup.tokens,
+                    setup.store,
                     setup.prepared.labels,
                     rows,
                     batch_size=config.fit.global_batch,

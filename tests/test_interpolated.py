@@ -146,7 +146,7 @@ def test_without_a_probe_before_is_the_model_as_tuning_begins(preset, retained, 
     kept = train(config, tmp_path / "run").metrics["retained"]
     start = set_up(config, tmp_path / "cache", runs.classes(), say=lambda line: None)
     rows = start.prepared.splits["retained"]
-    outputs = np.asarray(start.task.scorer.predict(start.tokens.batch(rows), verbose=0))
+    outputs = np.asarray(start.task.scorer.predict(start.store.batch(rows), verbose=0))
     expected = evaluate.score(
         "classification", outputs, start.prepared.labels[rows], runs.CLASSES, bootstrap=100
     )

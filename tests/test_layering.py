@@ -36,6 +36,7 @@ ROOMS = (
     "optim",
     "fit",
     "rates",
+    "inputs",
     "assemble",
     "preflight",
     "results",

@@ -130,7 +130,7 @@ def test_updates_in_a_process_of_their_own(preset, setup, tmp_path, monkeypatch)
     phase = Phase(train="all")
     config = config_for(preset, gradient_checkpointing=True)
     preflight._write(tmp_path, config, setup, phase)
-    lengths = setup.tokens.lengths[setup.prepared.splits["train"]]
+    lengths = setup.store.lengths[setup.prepared.splits["train"]]
     assert np.load(tmp_path / "x.npz")["token_ids"].shape[1] >= lengths.max()
     assert 10**8 < attempt(tmp_path, 4, None) < 4 * GB
     assert attempt(tmp_path, 4, 10**8) is None

@@ -13,23 +13,21 @@ import numpy as np
 
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data import sources
-from tf_finetune.data.augment import token_noise
+from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import Prepared, prepare
-from tf_finetune.data.text import TokenStore, choose_length, texts_of, tokenize
-from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.distribution import check_batch_norms
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.steps import check_noise, check_step, step_of
 from tf_finetune.fit.strategy import check_global_batch
-from tf_finetune.model import backbones
+from tf_finetune.inputs import Inputs, head_of, inputs_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
+from tf_finetune.model.headed import HeadedTask
+from tf_finetune.model.image_task import ImageTask
 from tf_finetune.model.lora import add_lora
-from tf_finetune.model.task import TextTask
 from tf_finetune.optim.l2_sp import Anchors, anchors_of
-from tf_finetune.settings import ModelConfig
 
 SPLITS = "splits.npz"
 
@@ -45,17 +43,17 @@ class Setup:
     """
 
     prepared: Prepared
-    task: TextTask
+    task: HeadedTask
     phases: list[Phase]
     baseline: Phase | None
     anchors: Anchors
-    tokens: TokenStore
+    inputs: Inputs
+    store: Store
     precision: str
-    sequence_length: int
 
-    def texts(self, rows: np.ndarray) -> list[list[str]]:
-        """The text columns, one or two, of some rows."""
-        return texts_of(self.prepared.table, rows)
+    def examples(self, rows: np.ndarray) -> Any:
+        """Some rows as `task.predict` takes them."""
+        return self.inputs.examples(self.prepared.table, self.store, rows)
 
 
 def set_up(
@@ -65,7 +63,7 @@ def set_up(
 
     Args:
         config: of the run, validated.
-        cache: a folder for the rows (`rows.arrow`), their tokens, and which rows are
+        cache: a folder for the rows (`rows.arrow`), their tokens or pixels, and which rows are
             of which split (`splits.npz`).
         data: as in `fine_tune`.
         say: where lines for people go.
@@ -77,10 +75,8 @@ def set_up(
     check_global_batch("config.fit.global_batch", config.fit.global_batch)
     # First what takes milliseconds, then seconds, then minutes.
     sources.check(config.data, data)
-    loaded = backbones.load(config.model.preset)
-    _check_length(config.model, loaded.max_length)
-    token_noise(loaded.preprocessor, config.data)
-    groups = layer_groups(loaded.backbone, loaded.backbone)
+    inputs = inputs_of(config, data)
+    groups = layer_groups(inputs.backbone, inputs.backbone)
     blocks = len(groups.blocks)
     for phase in phases_of(config, blocks, 1):
         # What can be refused without the head is refused before the data are read.
@@ -95,14 +91,9 @@ def set_up(
         say(line)
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
-    preprocessor = loaded.preprocessor
-    preprocessor.sequence_length = config.model.sequence_length or choose_length(
-        preprocessor, prepared.table, prepared.splits["train"], loaded.max_length
-    )
-    rows = np.concatenate(list(prepared.splits.values()))
-    tokens = tokenize(preprocessor, prepared.table, rows, cache, prepared.digest)
+    store = inputs.store(prepared, cache)
     targets = prepared.labels[prepared.splits["train"]]
-    task = task_of(config, loaded, prepared.class_names, targets, phases, say=say)
+    task = task_of(config, inputs, prepared.class_names, targets, phases, say=say)
     groups = layer_groups(task.network, task.backbone)
     noisy = []
     # To be found, the micro-batch may be any: 1 stands for it.
@@ -118,66 +109,43 @@ def set_up(
     if config.fit.gradient_checkpointing:
         check_recomputable(groups)
     anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")
-    chosen = precision.resolve(config.fit.precision)
-    say(
-        f"model: {config.model.preset}, {config.model.pooling} pooling, "
-        f"{preprocessor.sequence_length} tokens at most, {chosen}"
-    )
+    chosen = precision.resolve(config.fit.precision, pictures=isinstance(task, ImageTask))
+    say(f"model: {config.model.preset}, {config.model.pooling} pooling, {inputs.words}, {chosen}")
     return Setup(
         prepared=prepared,
         task=task,
         phases=phases,
         baseline=probe_baseline(config, phases, updates),
         anchors=anchors,
-        tokens=tokens,
+        inputs=inputs,
+        store=store,
         precision=chosen,
-        sequence_length=preprocessor.sequence_length,
     )
 
 
 def task_of(
     config: FineTuneConfig,
-    loaded: backbones.Loaded,
+    inputs: Inputs,
     class_names: Sequence[str],
     targets: np.ndarray,
     phases: Sequence[Phase],
     *,
     say: Callable[[str], None] = print,
-) -> TextTask:
+) -> HeadedTask:
     """A backbone with its head and, where a phase trains them, its adapters.
 
     Args:
         config: of the run.
-        loaded: the backbone.
+        inputs: with the backbone.
         class_names: none for regression.
         targets: labels of the training rows.
         phases: of the run.
         say: where lines for people go.
     """
     model = config.model
-    regression = model.task == "regression"
-    task = TextTask(
-        loaded.backbone,
-        loaded.preprocessor,
-        kind=model.task,
-        class_names=tuple(class_names) or (config.data.label,),
-        pooling=model.pooling,
-        dropout=model.dropout,
-        exact_gelu=loaded.exact_gelu,
-        target_mean=float(targets.mean()) if regression else 0.0,
-        target_std=float(targets.std()) if regression else 1.0,
-    )
+    task = inputs.task(**head_of(config, class_names, targets))
     if any(phase.train == "lora" for phase in phases):
         rank, alpha, targeted = model.lora_rank, model.lora_alpha, model.lora_targets
         adapted = add_lora(task.network, rank, alpha, targeted, backbone=task.backbone)
         say(f"LoRA of rank {rank} beside {len(adapted)} kernels")
     return task
-
-
-def _check_length(model: ModelConfig, most: int) -> None:
-    if model.sequence_length > most:
-        raise UserError(
-            f"config.model.sequence_length is {model.sequence_length}; "
-            f"{model.preset} takes at most {most} tokens. Lower it, or "
-            "set 0 to choose it from the data."
-        )

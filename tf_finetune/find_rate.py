@@ -13,7 +13,6 @@ import numpy as np
 
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.data.augment import token_noise
 from tf_finetune.fit import precision
 from tf_finetune.fit.data_copy import Batch
 from tf_finetune.fit.examples import examples_of_rows
@@ -78,9 +77,13 @@ def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
     task, splits, fit = setup.task, setup.prepared.splits, config.fit
     groups = layer_groups(task.network, task.backbone)
     set_trainable(groups, phase.train, phase.batch_norm)
-    noise = token_noise(task.preprocessor, config.data)
     examples = examples_of_rows(
-        setup.tokens, setup.prepared.labels, splits["train"], splits["validation"], fit, noise
+        setup.store,
+        setup.prepared.labels,
+        splits["train"],
+        splits["validation"],
+        fit,
+        setup.inputs.noise,
     )
     # The rate is set before each step, so it must not be a schedule.
     flat = dataclasses.replace(phase, schedule="plateau")

@@ -25,7 +25,7 @@ class FitResult:
         metrics: the card, as in `metrics.json`: `metrics["test"]["accuracy"]`.
         history: one dict an epoch over all phases, as in `metrics.jsonl`; a head
             that was trained only to compare with is the phase `probe-baseline`.
-        model: the fine-tuned `TextTask`; `model.predict(["a text"])`.
+        model: the fine-tuned `TextTask` or `ImageTask`; `model.predict(["a text"])`.
         workdir: the run folder.
     """
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import numpy as np
 
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data.pipeline import Store, evaluation_dataset
+from tf_finetune.data.pipeline import evaluation_dataset
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation, interpolate
@@ -37,7 +36,7 @@ def interpolate_run(
     floor, sign = fit.retained_floor, 1 if objective.mode == "max" else -1
 
     def figure_on(split: str) -> Callable[[], float]:
-        store, labels = cast(Store, setup.tokens), setup.prepared.labels
+        store, labels = setup.store, setup.prepared.labels
         rows = evaluation_dataset(store, labels, splits[split], batch_size=fit.eval_batch)
         examples = Examples(train={}, steps=0, size=0, validation=rows)
         return lambda: sign * validation_figures(network, examples)[objective.monitor]
@@ -59,7 +58,7 @@ def interpolate_run(
 def retained_scores(setup: Setup, config: FineTuneConfig) -> Scores:
     """What the network, as it is, gives for the retained rows."""
     rows = {"retained": setup.prepared.splits["retained"]}
-    logits = held_out(setup.task.network, setup.tokens, rows, config.fit.eval_batch)
+    logits = held_out(setup.task.network, setup.store, rows, config.fit.eval_batch)
     return activated(setup.task.kind, logits)
 
 

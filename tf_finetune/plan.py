@@ -73,11 +73,11 @@ def _cost(setup: Setup, config: FineTuneConfig, phase: Phase) -> dict[str, float
     cached = phase.train == "head" and fit.cache
     network, encode_rate = task.network, 0.0
     classes = setup.prepared.labels[rows] if fit.sampling == "balanced" else None
-    batches = plan_epoch(setup.tokens.lengths[rows], fit.global_batch, fit.seed, 0, classes)
+    batches = plan_epoch(setup.store.lengths[rows], fit.global_batch, fit.seed, 0, classes)
     # The batches in the middle by length stand for all.
-    middle = sorted(batches, key=lambda b: setup.tokens.lengths[rows[b]].max())
+    middle = sorted(batches, key=lambda b: setup.store.lengths[rows[b]].max())
     chosen = [rows[b] for b in middle[len(middle) // 2 :][:2] or middle]
-    inputs: list[Any] = [setup.tokens.batch(b) for b in chosen]
+    inputs: list[Any] = [setup.store.batch(b) for b in chosen]
     if cached:
         for x in inputs:
             task.encoder.predict_on_batch(x)  # traces

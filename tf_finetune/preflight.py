@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,11 +27,11 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.loop import compile_phase, run_adamw
-from tf_finetune.fit.memory import free_bytes, update_bytes, used_bytes
+from tf_finetune.fit.memory import free_bytes, picture_update_bytes, update_bytes, used_bytes
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.steps import step_of, training_by
-from tf_finetune.model import backbones
+from tf_finetune.inputs import loaded_inputs
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 from tf_finetune.optim.l2_sp import anchors_of
@@ -39,6 +40,7 @@ FIND = -1  # as `config.fit.micro_batch`
 
 _NEAR = 0.5  # of what is free: from here on the estimate is not to be relied on
 _USABLE = 0.9  # of what is free: the rest is for data, checkpoints and others
+_PIXELS = "pixels"  # what is no dictionary in a file of arrays
 _SECONDS = 0.02  # between two looks at what a process holds
 # How a process ends for which there is no memory: by the kernel, by allocators that abort
 # or run into nothing, or with one of these words.
@@ -186,14 +188,13 @@ def _largest(config: FineTuneConfig, setup: Setup) -> tuple[Phase, int]:
     found = []
     for phase in setup.phases:
         set_trainable(groups, phase.train, phase.batch_norm)
-        needed = update_bytes(
-            groups,
-            task.backbone,
-            min(fit.global_batch, len(rows)),
-            int(setup.tokens.lengths[rows].max()),
-            width=4 if setup.precision == "float32" else 2,
-            kept=not fit.gradient_checkpointing,
-        )
+        count, width = min(fit.global_batch, len(rows)), 4 if setup.precision == "float32" else 2
+        first = setup.store.batch(rows[:1])
+        if not isinstance(first, dict):
+            needed = picture_update_bytes(groups, first, count, width=width)
+        else:
+            longest, kept = int(setup.store.lengths[rows].max()), not fit.gradient_checkpointing
+            needed = update_bytes(groups, task.backbone, count, longest, width=width, kept=kept)
         found.append((needed, phase))
     needed, phase = max(found, key=lambda pair: pair[0])
     return phase, needed
@@ -204,8 +205,10 @@ def _write(folder: Path, config: FineTuneConfig, setup: Setup, phase: Phase) -> 
     fit, prepared = config.fit, setup.prepared
     rows = prepared.splits["train"]
     count = max(fit.global_batch, fit.eval_batch)
-    longest = rows[np.argsort(-setup.tokens.lengths[rows], kind="stable")[:count]]
-    np.savez(folder / "x.npz", **setup.tokens.batch(longest))  # type: ignore[arg-type]
+    longest = rows[np.argsort(-setup.store.lengths[rows], kind="stable")[:count]]
+    inputs = setup.store.batch(longest)
+    named = inputs if isinstance(inputs, dict) else {_PIXELS: inputs}
+    np.savez(folder / "x.npz", **named)
     np.save(folder / "y.npy", prepared.labels[longest])
     job = {
         "config": config.to_json(),
@@ -222,11 +225,11 @@ def _try(folder: Path, rows: int) -> None:
     job = json.loads((folder / "job.json").read_text())
     config, phase = FineTuneConfig.from_json(job["config"]), Phase(**job["phase"])
     with np.load(folder / "x.npz") as arrays:
-        x = dict(arrays)
+        x: Any = dict(arrays)
+    x = x.get(_PIXELS, x)
     y, fit = np.load(folder / "y.npy"), config.fit
-    loaded = backbones.load(config.model.preset)
     phases = [Phase(**values) for values in job["phases"]]
-    task = task_of(config, loaded, job["class_names"], y, phases)
+    task = task_of(config, loaded_inputs(config), job["class_names"], y, phases)
     network = task.network
     groups = layer_groups(network, task.backbone)
     anchors = anchors_of(groups, [phase], fit.l2_sp) if phase.train != "head" else []
@@ -241,15 +244,15 @@ def _try(folder: Path, rows: int) -> None:
         compile_phase(network, optimizer, objective_of(task, fit.label_smoothing))
         with training_by(network, step_of(task, network, fit)):
             batch = slice(fit.global_batch)
-            network.train_on_batch({name: v[batch] for name, v in x.items()}, y[batch])
-        network.predict_on_batch({name: v[: fit.eval_batch] for name, v in x.items()})
+            network.train_on_batch(tf.nest.map_structure(lambda v: v[batch], x), y[batch])
+        network.predict_on_batch(tf.nest.map_structure(lambda v: v[: fit.eval_batch], x))
     (folder / "peak.json").write_text(json.dumps(used_bytes(name="VmHWM")))
 
 
 def _mends(config: FineTuneConfig, setup: Setup, free: int | None) -> str:
     mends = [] if config.fit.gradient_checkpointing else ["config.fit.gradient_checkpointing=True"]
     mends += [
-        f"a config.model.sequence_length below {setup.sequence_length}",
+        *(f"a config.model.{name} below {size}" for name, size in setup.inputs.size.items()),
         f"a config.fit.eval_batch below {config.fit.eval_batch}",
         *([] if config.phases == "lora" else ["config.phases=lora"]),
         "a smaller config.model.preset",

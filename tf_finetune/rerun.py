@@ -58,10 +58,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
         table, labels = _labelled(data, kind, Path(scratch))
         seen = _seen(Path(workdir), table)
         outputs = np.concatenate(
-            [
-                _predict(model, texts_of(table, np.arange(i, min(i + _CHUNK, len(table)))))
-                for i in range(0, len(table), _CHUNK)
-            ]
+            [_predict(model, table.slice(i, _CHUNK)) for i in range(0, len(table), _CHUNK)]
         )
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     scores = evaluate.score(kind, outputs, labels, model.class_names, **how)
@@ -121,7 +118,9 @@ def _caution(kind: str, seen: np.ndarray, new: dict[str, Any]) -> str:
     )
 
 
-def _predict(model: Any, columns: list[list[str]]) -> np.ndarray:
+def _predict(model: Any, table: pa.Table) -> np.ndarray:
+    names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
+    columns = [table[name].to_pylist() for name in names]
     return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
 
 
@@ -148,19 +147,23 @@ def export_run(
     exports.check_exports(folder, formats)
     model = load_model(workdir)
     exports.check_model(model, formats)
-    columns = _parity_texts(Path(workdir), 2 if config.data.text_pair else 1)
+    texts = model.column == "text"
+    rows = _test_rows(Path(workdir))
+    if texts:
+        empty: list[list[str]] = [[] for _ in range(2 if config.data.text_pair else 1)]
+        examples = texts_of(rows, np.arange(len(rows))) if rows else empty
+    else:
+        examples = model.pixels_of(rows["image"].to_pylist() if rows else [])
+    word = "text" if texts else "picture"
     return "\n".join(
         f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); equal to the model within "
-        f"{info.max_difference:.1e} on {info.texts} texts in a fresh process"
-        + (f", {info.milliseconds:.1f} ms a text" if info.milliseconds else "")
-        for info in exports.export_all(model, folder, columns, formats).values()
+        f"{info.max_difference:.1e} on {info.texts} {word}s in a fresh process"
+        + (f", {info.milliseconds:.1f} ms a {word}" if info.milliseconds else "")
+        for info in exports.export_all(model, folder, examples, formats).values()
     )
 
 
-def _parity_texts(workdir: Path, count: int) -> list[list[str]]:
-    """Text columns of the run's test rows; empty ones if the run's data are gone."""
+def _test_rows(workdir: Path) -> pa.Table | None:
+    """Some of the run's test rows; None if the run's data are gone."""
     kept = _rows(workdir)
-    if kept is None:
-        return [[] for _ in range(count)]
-    rows, splits = kept
-    return texts_of(rows, splits["test"][:PARITY_TEXTS])
+    return kept and kept[0].take(pa.array(kept[1]["test"][:PARITY_TEXTS]))

@@ -103,10 +103,11 @@ class ModelConfig:
 
     Attributes:
         preset: a KerasHub preset name, `hf://OWNER/NAME`, a local Hugging Face or
-            KerasHub folder, a `.keras` file, or `minilm` (the packaged one).
+            KerasHub folder, a `.keras` file, or `minilm` (the packaged one). For pictures
+            also `keras.applications:NAME`, a timm folder, or `efficientnet_lite0` (packaged).
         task: `classification` (one label a row), `multi_label` or `regression`.
-        pooling: how token states become one vector: `first`, `mean`, `max`, or
-            `backbone` for the backbone's own pooled output.
+        pooling: how token states, or the places of a picture, become one vector: `first`,
+            `mean`, `max`, or `backbone` for the backbone's own pooled output.
         dropout: rate in front of the head's last layer, 0 to 1.
         sequence_length: tokens a text is cut to; 0 chooses it from the data, up
             to the backbone's limit.

@@ -10,7 +10,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.data.augment import token_noise
-from tf_finetune.data.pipeline import Store
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
@@ -112,6 +110,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     copies = 1 + len(formats) + any(phase.train != "head" for phase in phases)
     room = copies * bytes_of(task)
     fitted, ongoing = begun(part, config, setup, room)
+    if part.chief:
+        setup.inputs.looks(prepared, run / folder.LOOKS)
 
     # 3. Freeze and 4. fit, phase by phase.
     ready, earlier = time.perf_counter(), ongoing.state.seconds
@@ -138,7 +138,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         return FitResult(metrics=judgement.card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
-    parity = setup.texts(prepared.splits["test"][:PARITY_TEXTS])
+    parity = setup.examples(prepared.splits["test"][:PARITY_TEXTS])
     exported = exports.export_all(task, run / "export", parity, formats)
     card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
@@ -156,7 +156,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "precision": setup.precision,
         "micro_batch": fitted.fit.micro_batch,
-        "sequence_length": setup.sequence_length,
+        **setup.inputs.size,
         **exports.for_card(exported),
         "versions": versions(),
         "command": command,
@@ -215,8 +215,7 @@ def run_phase(
     middle = saving.middle_of(number) if saving else None
     if middle:
         middle.restore(task.network)
-    network, store = task.network, cast(Store, setup.tokens)
-    noise = token_noise(task.preprocessor, config.data)
+    network, store = task.network, setup.store
     if phase.train == "head" and fit.cache:
         say(f"phase {phase.name}: running the frozen backbone once over all rows")
         rows = np.concatenate(list(splits.values()))
@@ -246,8 +245,8 @@ def run_phase(
             splits["train"],
             splits["validation"],
             dataclasses.replace(fit, seed=seed),
-            # Features of the frozen backbone are those of the texts as they are.
-            None if network is task.head else noise,
+            # Features of the frozen backbone are those of the rows as they are.
+            None if network is task.head else setup.inputs.noise,
             begin=(middle.epoch, middle.batch) if middle else (0, 0),
         )
         with frozen_dropout_off(groups), recomputed_blocks(groups, fit.gradient_checkpointing):

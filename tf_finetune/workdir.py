@@ -13,7 +13,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
-ADAPTER, CHECKPOINTS = "adapter.safetensors", "checkpoints"
+ADAPTER, CHECKPOINTS, LOOKS = "adapter.safetensors", "checkpoints", "looks"
 # What a run that failed or was killed before training may have left behind.
 _PROBE = ".write-test"
 _SCRATCH = {"cache", ".lock", _PROBE, f"writing-{CONFIG}"}

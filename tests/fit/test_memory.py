@@ -2,9 +2,11 @@
 
 import resource
 
+import numpy as np
 import pytest
 
 from tests.tiny import tiny_task
+from tests.tiny_pictures import tiny_image_task
 from tf_finetune.fit import memory
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
@@ -73,3 +75,20 @@ def test_an_update_by_hand(train, blocks):
     if blocks > 1:
         again = memory.update_bytes(groups, task.backbone, 5, 10, kept=False)
         assert trained * 16 < again < found
+
+
+def test_an_update_of_pictures_keeps_all_that_is_computed_on_the_way():
+    task = tiny_image_task()
+    groups, picture = layer_groups(task.network, task.backbone), np.zeros((1, 32, 32, 3), "uint8")
+
+    def estimate(train, rows, **options):
+        set_trainable(groups, train)
+        return memory.picture_update_bytes(groups, picture, rows, **options)
+
+    head = 16 * (16 * 2 + 2)
+    assert estimate("head", 100) == head
+    one, two = (estimate("all", rows) for rows in (1, 2))
+    # Three maps of 8 x 8 x 16 for each convolution, and some for what surrounds them.
+    assert 9 * 8 * 8 * 16 * 4 < two - one < 30 * 8 * 8 * 16 * 4
+    assert estimate("all", 3) - two == two - one
+    assert estimate("all", 2, width=2) - estimate("all", 1, width=2) == (two - one) / 2

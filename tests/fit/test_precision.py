@@ -60,6 +60,7 @@ def test_auto_asks_the_device_that_computes(monkeypatch, devices, capabilities, 
     monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
     monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: cpu)
     assert resolve("auto") == expected
+    assert resolve("auto", pictures=True) == (expected if devices else "float32")
     tpu = object.__new__(tf.distribute.TPUStrategy)
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: tpu)
     assert resolve("auto") == "bfloat16"

@@ -101,7 +101,7 @@ def test_no_trial_sees_a_test_row(preset, tmp_path, monkeypatch):
 
     def set_up(*given, **options):
         setup = original(*given, **options)
-        store = type(setup.tokens)
+        store = type(setup.store)
         batch = store.batch
 
         def watched(self, rows):

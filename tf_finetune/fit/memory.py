@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.flow import size
 
@@ -47,6 +50,29 @@ def update_bytes(
     numbers = sum(each) if kept else len(each) * hidden + max(each, default=0)
     trained = sum(math.prod(v.shape) for part in groups.weights() for v in part if v.trainable)
     return int(rows * tokens * numbers * width + trained * _COPIES * _FLOAT)
+
+
+def picture_update_bytes(
+    groups: Groups, picture: np.ndarray, rows: int, *, width: int = _FLOAT
+) -> int:
+    """As `update_bytes`, of any network: all that is computed on the way counts as kept.
+
+    Args:
+        groups: as in `update_bytes`.
+        picture: (1, ...), what the network takes.
+        rows: as in `update_bytes`.
+        width: as in `update_bytes`.
+    """
+    trained = sum(math.prod(v.shape) for part in groups.weights() for v in part if v.trainable)
+    needed = trained * _COPIES * _FLOAT
+    if not any(v.trainable for part in groups.weights()[:-1] for v in part):
+        return needed
+    network = groups.model
+    call = tf.function(lambda x: network(x, training=True), autograph=False)
+    graph = call.get_concrete_function(tf.TensorSpec(picture.shape, "float32")).graph
+    shapes = [x.shape for op in graph.get_operations() for x in op.outputs if x.dtype.is_floating]
+    numbers = sum(math.prod(s) for s in shapes if s.rank and s.is_fully_defined() and s[0] == 1)
+    return needed + rows * numbers * width
 
 
 def free_bytes() -> int | None:

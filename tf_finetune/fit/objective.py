@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from tf_finetune.model import heads
-from tf_finetune.model.task import TextTask
+from tf_finetune.model.headed import HeadedTask
 
 # Metrics that are better the larger they are; all others count as errors or losses.
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "precision", "recall", "iou", "r2", "cosine")
@@ -32,8 +32,8 @@ class Objective:
     loss_weights: Any = None
 
 
-def objective_of(task: TextTask, label_smoothing: float) -> Objective:
-    """Loss and metrics of a text task."""
+def objective_of(task: HeadedTask, label_smoothing: float) -> Objective:
+    """Loss and metrics of a task."""
     monitor, mode = heads.monitor(task.kind)
     return Objective(
         loss=heads.loss(task.kind, label_smoothing),

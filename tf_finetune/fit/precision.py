@@ -19,8 +19,14 @@ _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 _AMPERE = (8, 0)
 
 
-def resolve(precision: str) -> str:
-    """`float32`, `bfloat16` or `float16` for any allowed `config.fit.precision`."""
+def resolve(precision: str, *, pictures: bool = False) -> str:
+    """`float32`, `bfloat16` or `float16` for any allowed `config.fit.precision`.
+
+    Args:
+        precision: as allowed.
+        pictures: whether the network is one of pictures. On processors, convolutions of a
+            channel at a time are several times slower in bfloat16, as docs/images.md has it.
+    """
     if precision != "auto":
         return precision
     if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
@@ -28,7 +34,7 @@ def resolve(precision: str) -> str:
     # What computes is the GPU, where there is one.
     gpus = tf.config.list_physical_devices("GPU")
     has_it = all(map(_gpu_has_bfloat16, gpus)) if gpus else _cpu_has_bfloat16()
-    return "bfloat16" if has_it else "float32"
+    return "bfloat16" if has_it and (gpus or not pictures) else "float32"
 
 
 def _gpu_has_bfloat16(gpu: tf.config.PhysicalDevice) -> bool:

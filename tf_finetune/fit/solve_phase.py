@@ -20,12 +20,12 @@ from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.solver import PENALTIES, solutions
 from tf_finetune.fit.watching import best_of
 from tf_finetune.model.freezing import count_parameters
-from tf_finetune.model.task import TextTask
+from tf_finetune.model.headed import HeadedTask
 from tf_finetune.settings import FitConfig
 
 
 def solve_phase(
-    task: TextTask,
+    task: HeadedTask,
     store: Store,
     labels: np.ndarray,
     splits: dict[str, np.ndarray],
@@ -107,7 +107,7 @@ def solve_phase(
     return result
 
 
-def _targets(task: TextTask, labels: np.ndarray, fit: FitConfig) -> np.ndarray:
+def _targets(task: HeadedTask, labels: np.ndarray, fit: FitConfig) -> np.ndarray:
     """What the last layer with weights is to give, (n, k)."""
     if task.kind == "regression":  # before it is brought to the unit of the targets
         return (labels.reshape(len(labels), -1) - task.target_mean) / task.target_std

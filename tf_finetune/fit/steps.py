@@ -19,7 +19,7 @@ from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, t
 from tf_finetune.fit.r_drop import Disagreement
 from tf_finetune.fit.replicas import count_of, replicated, summed
 from tf_finetune.model.freezing import drops
-from tf_finetune.model.task import TextTask
+from tf_finetune.model.headed import HeadedTask
 from tf_finetune.settings import FitConfig
 from tf_finetune.value_checks import at_least, at_most_batch
 
@@ -63,7 +63,7 @@ class Step:
 KERAS = Step()
 
 
-def step_of(task: TextTask, network: keras.Model, fit: FitConfig) -> Step:
+def step_of(task: HeadedTask, network: keras.Model, fit: FitConfig) -> Step:
     """The step of a run's phase, which trains the task's whole `network` or its `head`."""
     return Step(
         micro_batch=fit.micro_batch,

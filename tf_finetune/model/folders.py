@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from tf_finetune.model.fidelity import refuse_unfaithful
 # Hugging Face model types that KerasHub both converts and has a classifier's
 # preprocessor for.
 MODEL_TYPES = ("albert", "bert", "distilbert", "roberta", "xlm-roberta")
+
+
+# Neither pickles nor TensorFlow 1 weights.
+_HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "model*.weights.h5", "assets/*")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -34,10 +40,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise wrong_preset(f'"{file}" is no JSON: {error}.') from error
-    if not isinstance(config, dict) or not {"registered_name", "model_type"} & set(config):
+    kinds = {"registered_name", "model_type", "architecture"}
+    if not isinstance(config, dict) or not kinds & set(config):
         raise wrong_preset(
-            f'"{file}" has neither "model_type" (Hugging Face) nor '
-            '"registered_name" (KerasHub); it is no text model\'s configuration.'
+            f'"{file}" has neither "model_type" (Hugging Face) nor "registered_name" '
+            '(KerasHub) nor "architecture" (timm); it is no model\'s configuration.'
         )
     return config
 
@@ -46,7 +53,7 @@ def check_kerashub(folder: Path, config: dict[str, Any]) -> None:
     """Raises `UserError` unless a KerasHub folder holds a whole text backbone."""
     cls = keras.saving.get_registered_object(config["registered_name"])
     fitting = [
-        c for c in _subclasses(keras_hub.models.TextClassifierPreprocessor) if c.backbone_cls is cls
+        c for c in subclasses(keras_hub.models.TextClassifierPreprocessor) if c.backbone_cls is cls
     ]
     if cls is None or not fitting:
         raise wrong_preset(
@@ -116,6 +123,44 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:300]
 
 
-def _subclasses(cls: Any) -> set[Any]:
+def subclasses(cls: Any) -> set[Any]:
+    """A class and all that come from it."""
     children: list[Any] = cls.__subclasses__()
-    return {cls}.union(*(_subclasses(child) for child in children))
+    return {cls}.union(*(subclasses(child) for child in children))
+
+
+def download(preset: str) -> Path:
+    """The folder of a Hugging Face model, fetched unless it is in the cache.
+
+    Raises:
+        UserError: if it cannot be.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise wrong_preset(
+            f'"{preset}" is fetched by huggingface_hub; run `pip install huggingface_hub`.'
+        ) from error
+    # One call for all files: KerasHub's own way retries each of them for 20 s.
+    try:
+        folder = huggingface_hub.snapshot_download(
+            preset.removeprefix("hf://"), allow_patterns=list(_HUB_FILES), etag_timeout=10
+        )
+    except Exception as error:
+        raise wrong_preset(
+            f'"{preset}" could not be fetched and is not in the cache; check the name '
+            f"(hf://OWNER/NAME), the network and your rights, or give a local folder. "
+            f"{first_line(error)}"
+        ) from error
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def explained(preset: str | Path, deed: str) -> Iterator[None]:
+    """Turns whatever goes wrong inside the libraries into one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise wrong_preset(f'"{preset}" could not be {deed}. {first_line(error)}') from error

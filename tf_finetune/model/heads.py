@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("tf_finetune")
 class TokenPooling(keras.layers.Layer):
-    """One vector for a text from the vectors of its tokens.
+    """One vector for a text or a picture from the vectors of its tokens.
 
     Always computed in float32: a mean over hundreds of tokens loses its last
     digits in a 16-bit type.
@@ -23,10 +23,14 @@ class TokenPooling(keras.layers.Layer):
         super().__init__(**kwargs)
         self.mode = mode
 
-    def call(self, tokens: keras.KerasTensor, padding_mask: keras.KerasTensor) -> keras.KerasTensor:
+    def call(
+        self, tokens: keras.KerasTensor, padding_mask: keras.KerasTensor | None = None
+    ) -> keras.KerasTensor:
         """(batch, length, width) and a (batch, length) mask to (batch, width)."""
         if self.mode == "first":
             return tokens[:, 0, :]
+        if padding_mask is None:  # parts of a picture
+            return ops.mean(tokens, axis=1) if self.mode == "mean" else ops.max(tokens, axis=1)
         mask = ops.expand_dims(ops.cast(padding_mask, tokens.dtype), -1)
         if self.mode == "mean":
             return ops.sum(tokens * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)

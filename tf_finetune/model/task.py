@@ -1,4 +1,4 @@
-"""The fine-tuned thing: tokenizer, backbone and head in one Keras model."""
+"""A task on texts: tokenizer, backbone and head in one Keras model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tf_finetune.data.text import encode, pad
 from tf_finetune.errors import UserError
 from tf_finetune.model import heads
 from tf_finetune.model.fidelity import use_exact_gelu, use_graph_tokens
+from tf_finetune.model.headed import HeadedTask
 
 
 @keras.saving.register_keras_serializable("tf_finetune")
-class TextTask(keras_hub.models.Task):
+class TextTask(HeadedTask):
     """A KerasHub task for texts or pairs of texts.
 
     Called on token ids it gives what users read: class probabilities (n, k),
@@ -44,6 +45,8 @@ class TextTask(keras_hub.models.Task):
         UserError: if `pooling="backbone"` and the backbone has no pooled output.
     """
 
+    column = "text"  # of a table, that `predict` takes
+
     def __init__(
         self,
         backbone: keras_hub.models.Backbone,
@@ -61,79 +64,20 @@ class TextTask(keras_hub.models.Task):
         if exact_gelu:
             use_exact_gelu(backbone)
         use_graph_tokens(preprocessor)
-        inputs, vector = backbone.input, _pool(backbone, pooling)
-        # The head stays in float32 whatever the backbone computes in.
-        layers = [
-            keras.layers.Dropout(dropout, dtype="float32", name="head_dropout"),
-            keras.layers.Dense(len(class_names), dtype="float32", name="logits"),
-        ]
-        if kind == "regression":
-            layers.append(
-                keras.layers.Rescaling(target_std, target_mean, dtype="float32", name="values")
-            )
-        logits = _chain(layers, vector)
-        cooled = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")
-        activate = heads.activation(kind)
-        activation = keras.layers.Activation(activate, dtype="float32", name="probabilities")
-        outputs = _chain([activation] if kind == "regression" else [cooled, activation], logits)
-        self.backbone = backbone
-        self.preprocessor = preprocessor
-        super().__init__(inputs=inputs, outputs=outputs, compile=False, **kwargs)
-        # Plain functional views of the same layers; not tracked, or every
-        # variable would be saved several times.
-        features = keras.Input(vector.shape[1:], name="features")
-        self._views = _Hidden(
-            encoder=keras.Model(inputs, vector, name="encoder"),
-            head=keras.Model(features, _chain(layers, features), name="head"),
-            network=keras.Model(inputs, logits, name="network"),
-            scorer=keras.Model(inputs, outputs, name="scorer"),
+        super().__init__(
+            backbone,
+            preprocessor,
+            backbone.input,
+            _pool(backbone, pooling),
+            kind=kind,
+            class_names=class_names,
+            dropout=dropout,
+            target_mean=target_mean,
+            target_std=target_std,
+            temperature=temperature,
+            **kwargs,
         )
-        self.kind = kind
-        self.class_names = tuple(class_names)
-        self.pooling, self.dropout, self.exact_gelu = pooling, dropout, exact_gelu
-        self.target_mean, self.target_std = target_mean, target_std
-        self.temperature = temperature
-
-    def calibrate(self, temperature: float) -> None:
-        """Divides the logits by this where they become probabilities; no choice changes.
-
-        Args:
-            temperature: above 0; above 1 makes the model less sure.
-
-        Raises:
-            ValueError: for regression, which has no probabilities.
-        """
-        if self.kind == "regression":
-            raise ValueError("regression has no probabilities to calibrate")
-        self.get_layer("temperature").scale = 1 / temperature
-        self.temperature = temperature
-        for model in (self, self.scorer):
-            model.predict_function = None  # was traced with the former one
-
-    @property
-    def encoder(self) -> keras.Model:
-        """Token ids to one float32 vector a text."""
-        return self._views.models["encoder"]
-
-    @property
-    def head(self) -> keras.Model:
-        """That vector to logits."""
-        return self._views.models["head"]
-
-    @property
-    def network(self) -> keras.Model:
-        """Token ids to logits: what is trained."""
-        return self._views.models["network"]
-
-    @property
-    def scorer(self) -> keras.Model:
-        """Token ids to probabilities, scores or values."""
-        return self._views.models["scorer"]
-
-    def __dir__(self) -> list[str]:
-        # Keras saves what it finds here: with the views also their optimiser, which is
-        # twice as large as the weights.
-        return [name for name in super().__dir__() if name not in self._views.models]
+        self.pooling, self.exact_gelu = pooling, exact_gelu
 
     def predict(self, x: Any, batch_size: int = 64, **kwargs: Any) -> np.ndarray:
         """Probabilities, scores or values for strings, or for anything Keras takes.
@@ -161,42 +105,9 @@ class TextTask(keras_hub.models.Task):
             outputs[chosen] = np.asarray(self(ids, training=False))
         return outputs
 
-    def copied(self) -> TextTask:
-        """The same model with variables of its own, made under the strategy of the moment."""
-        backbone = type(self.backbone).from_config(self.backbone.get_config())
-        # The configuration of a tokenizer lacks its vocabulary.
-        task = TextTask(backbone, self.preprocessor, name=self.name, **self._own_config())
-        task.set_weights(self.get_weights())
-        return task
-
-    def get_config(self) -> dict:
-        config = self._own_config()
-        return {**super().get_config(), **config, "class_names": list(self.class_names)}
-
     def _own_config(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "class_names": self.class_names,
-            "pooling": self.pooling,
-            "dropout": self.dropout,
-            "exact_gelu": self.exact_gelu,
-            "target_mean": self.target_mean,
-            "target_std": self.target_std,
-            "temperature": self.temperature,
-        }
-
-
-def _chain(layers: Sequence[keras.layers.Layer], x: keras.KerasTensor) -> keras.KerasTensor:
-    for layer in layers:
-        x = layer(x)
-    return x
-
-
-class _Hidden:
-    """Holds models where Keras does not look for layers to track."""
-
-    def __init__(self, **models: keras.Model) -> None:
-        self.models = models
+        own = {"pooling": self.pooling, "exact_gelu": self.exact_gelu}
+        return super()._own_config() | own
 
 
 def _string_columns(x: Any) -> tuple[list[str], ...] | None:

@@ -12,7 +12,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
 from tf_finetune.fit.feature_cache import outputs_of
-from tf_finetune.model.task import TextTask
+from tf_finetune.model.headed import HeadedTask
 from tf_finetune.results import calibration, frozen_features, tested
 from tf_finetune.results.drifted import drift_by_block
 from tf_finetune.results.judgement import Judgement
@@ -29,7 +29,7 @@ Features = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def look_closer(
-    setup: Setup, task: TextTask, config: FineTuneConfig, judgement: Judgement, run: Path
+    setup: Setup, task: HeadedTask, config: FineTuneConfig, judgement: Judgement, run: Path
 ) -> dict[str, Any]:
     """More entries for the card.
 
@@ -63,21 +63,23 @@ def look_closer(
     if config.results.drift and tunes:
         held_out = setup.prepared.splits["validation"]
         found["drift"] = drift_by_block(
-            config.model.preset, task.backbone, setup.tokens, held_out, config.fit.eval_batch
+            config.model.preset, task.backbone, setup.store, held_out, config.fit.eval_batch
         )
     return found
 
 
 def _probabilities(
-    setup: Setup, task: TextTask, config: FineTuneConfig, rows: np.ndarray
+    setup: Setup, task: HeadedTask, config: FineTuneConfig, rows: np.ndarray
 ) -> np.ndarray:
-    logits = outputs_of(task.network, setup.tokens, rows, batch_size=config.fit.eval_batch)
+    logits = outputs_of(task.network, setup.store, rows, batch_size=config.fit.eval_batch)
     return calibration.probabilities(task.kind, logits, task.temperature)
 
 
 def _slices(setup: Setup, config: FineTuneConfig) -> dict[str, np.ndarray]:
     rows, table = setup.prepared.splits["test"], setup.prepared.table
-    found = {"length in tokens": length_buckets(setup.tokens.lengths[rows])}
+    found = {}
+    if setup.task.column == "text":
+        found["length in tokens"] = length_buckets(setup.store.lengths[rows])
     for role in ("slice", "group"):
         if role in table.column_names:
             found[getattr(config.data, role)] = _column(setup, role, rows)
@@ -92,7 +94,7 @@ def _column(setup: Setup, name: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _mistakes(
-    setup: Setup, task: TextTask, judgement: Judgement, features: Features
+    setup: Setup, task: HeadedTask, judgement: Judgement, features: Features
 ) -> list[dict[str, Any]]:
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
     rows, found = setup.prepared.splits["test"], []
@@ -105,7 +107,9 @@ def _mistakes(
     return found
 
 
-def _neighbours(setup: Setup, task: TextTask, row: int, features: Features) -> list[dict[str, Any]]:
+def _neighbours(
+    setup: Setup, task: HeadedTask, row: int, features: Features
+) -> list[dict[str, Any]]:
     if not features or row not in features["test"][0]:
         return []
     rows, vectors = features["test"]
@@ -118,7 +122,7 @@ def _neighbours(setup: Setup, task: TextTask, row: int, features: Features) -> l
 
 
 def _labels(
-    setup: Setup, task: TextTask, rows: np.ndarray, audit: LabelAudit, run: Path
+    setup: Setup, task: HeadedTask, rows: np.ndarray, audit: LabelAudit, run: Path
 ) -> dict[str, Any]:
     names, given = task.class_names, setup.prepared.labels[rows]
     with written_whole(run / LABELS) as temporary, temporary.open("w", newline="") as file:
@@ -143,9 +147,11 @@ def _labels(
     }
 
 
-def _told(setup: Setup, task: TextTask, row: int) -> dict[str, Any]:
-    """Where a row stands, its texts, cut where they are long, and its label."""
-    texts = [column[0] for column in setup.texts(np.array([row]))]
+def _told(setup: Setup, task: HeadedTask, row: int) -> dict[str, Any]:
+    """Where a row stands, its texts, cut where they are long, or its picture, and its label."""
+    table = setup.prepared.table
+    names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
+    texts = [table[name][row].as_py() for name in names]
     return {
         "place": place(setup.prepared.table, row),
         "texts": [t if len(t) <= _MOST_TEXT else t[: _MOST_TEXT - 1] + "…" for t in texts],
@@ -153,7 +159,7 @@ def _told(setup: Setup, task: TextTask, row: int) -> dict[str, Any]:
     }
 
 
-def _named(task: TextTask, value: Any, *, chosen: bool = False) -> str:
+def _named(task: HeadedTask, value: Any, *, chosen: bool = False) -> str:
     """A label or, where `chosen`, a model's outputs, in words."""
     if task.kind == "regression":
         return f"{float(np.ravel(value)[0]):.4g}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_finetune.data.pipeline import Store
 from tf_finetune.fit.feature_cache import outputs_of
-from tf_finetune.model import backbones
+from tf_finetune.model import presets
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.heads import TokenPooling
 from tf_finetune.results.drift import cka, relative_l2
@@ -35,7 +35,7 @@ def drift_by_block(
         Dicts of `block`, `relative_l2` and `cka`, which is None for the stem, and where
         the blocks give no sequence of vectors.
     """
-    both = [backbones.load(preset).backbone, backbone]
+    both = [presets.load(preset).backbone, backbone]
     groups = [layer_groups(one, one) for one in both]
     before, after = ([_floats(part) for part in g.weights()[:-1]] for g in groups)
     if [[w.shape for w in part] for part in before] != [[w.shape for w in part] for part in after]:
@@ -59,6 +59,8 @@ def _floats(weights: Sequence[keras.Variable]) -> list[np.ndarray]:
 
 def _pooled(backbone: keras.Model, groups: Groups) -> keras.Model | None:
     """From tokens to the means of all blocks' outputs, side by side."""
+    if not isinstance(backbone.input, dict):
+        return None  # a backbone for pictures, which gives maps
     try:
         ends = [_last_sequence(layers) for layers in groups.blocks]
         mask = backbone.input["padding_mask"]

@@ -23,6 +23,8 @@ from tf_finetune.results.parity import (
 )
 
 SIGNATURE = "serving_default"
+# Of an export of pictures, beside `SIGNATURE`, and what it takes.
+PIXELS, PIXELS_INPUT = "serving_pixels", "pixels"
 INPUTS = ("text", "text_pair")
 _GRAPH_BYTES = 16_000_000
 _CHILD = """
@@ -138,18 +140,25 @@ def _serving(model: Any) -> Any:
         # By name: a positional pair would count as inputs and labels.
         ids = _trim(model.preprocessor(x=clean if len(clean) > 1 else clean[0]))
         outputs = tf.cast(model(ids, training=False), tf.float32)
-        if model.kind == "regression":
-            return {"value": outputs[:, 0]}
-        names = tf.constant(model.class_names)
-        made = {
-            "probabilities": outputs,
-            "class_names": tf.tile(names[tf.newaxis], [tf.shape(outputs)[0], 1]),
-        }
-        if model.kind == "classification":
-            made["label"] = tf.gather(names, tf.argmax(outputs, axis=-1))
-        return made
+        return answers(model, outputs)
 
     return serve
+
+
+def answers(model: Any, outputs: Any) -> dict[str, Any]:
+    """What `serving_default` gives for a model's outputs (n, k)."""
+    import tensorflow as tf
+
+    if model.kind == "regression":
+        return {"value": outputs[:, 0]}
+    names = tf.constant(model.class_names)
+    made = {
+        "probabilities": outputs,
+        "class_names": tf.tile(names[tf.newaxis], [tf.shape(outputs)[0], 1]),
+    }
+    if model.kind == "classification":
+        made["label"] = tf.gather(names, tf.argmax(outputs, axis=-1))
+    return made
 
 
 def _trim(ids: Any) -> Any:

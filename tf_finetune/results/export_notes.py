@@ -35,24 +35,29 @@ def section(card: Mapping[str, Any]) -> str:
     exports: Mapping[str, Mapping[str, Any]] = card.get("exports") or {}
     if not exports:
         return ""
+    word = "picture" if "image_size" in card else "text"
     rows = [
         [
             name,
             f"{one['bytes'] / 1e6:.1f} MB",
             RUNTIMES[name],
-            f"{one['max_difference']:.1e} on {one['texts']} texts",
+            f"{one['max_difference']:.1e} on {one['texts']} {word}s",
             "" if one["milliseconds"] is None else f"{one['milliseconds']:.1f} ms",
         ]
         for name, one in exports.items()
     ]
-    head = ["export", "size", "run by", "differs from the model by", "one text"]
+    head = ["export", "size", "run by", "differs from the model by", f"one {word}"]
     notes = [f"- {_USES[name]}{_tokens(one)}" for name, one in exports.items() if name in _USES]
     return "\n\n".join(
         [
             "## Exports",
             table(head, rows) + "\n\nEach was run in a fresh process. The time is the median for "
-            "one text at a time on the processor of this machine; from its token ids on for "
-            "LiteRT and ONNX, else from the string on.",
+            f"one {word} at a time on the processor of this machine"
+            + (
+                ", from the bytes of its file on."
+                if word == "picture"
+                else "; from its token ids on for LiteRT and ONNX, else from the string on."
+            ),
             *(["\n".join(notes)] if notes else []),
         ]
     )

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
+from tf_finetune.model.image_task import ImageTask
 from tf_finetune.results import (
     export,
     export_graphs,
     export_hugging_face,
     export_keras_hub,
+    export_pictures,
 )
 from tf_finetune.results.export_folder import check_folder, mark, place_of, placing, size
 from tf_finetune.results.parity import (
@@ -111,6 +113,12 @@ def check_model(model: Any, formats: Sequence[str]) -> None:
     Raises:
         UserError: saying why, and what would be possible.
     """
+    others = [name for name in formats if name != _SAVED_MODEL]
+    if isinstance(model, ImageTask) and others:
+        raise UserError(
+            f'config.results.formats names "{others[0]}", which is for models of texts; a model of '
+            f"pictures is written as {_SAVED_MODEL}. Leave it out."
+        )
     if "hugging_face" in formats:
         export_hugging_face.check(model)
 
@@ -124,9 +132,10 @@ def export_all(
     """Writes each format to a folder of its own and proves it equal to the model.
 
     Args:
-        model: a `TextTask` that computes in float32.
+        model: that computes in float32.
         folder: usually `WORKDIR/export`.
-        columns: one list of real texts; for pairs two.
+        columns: one list of real texts; for pairs two; for a model of pictures their
+            pixels (n, height, width, 3).
         formats: of `config.results.formats`.
 
     Returns:
@@ -138,11 +147,16 @@ def export_all(
             of that format is left as it was.
     """
     return {
-        name: export.export(model, folder, columns)
+        name: _saved_model(model, folder, columns)
         if name == _SAVED_MODEL
         else _export(model, folder, columns, name)
         for name in formats
     }
+
+
+def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Exported:
+    write = export_pictures.export_pictures if isinstance(model, ImageTask) else export.export
+    return write(model, folder, examples)
 
 
 def for_card(exported: Mapping[str, Exported]) -> dict[str, Any]:

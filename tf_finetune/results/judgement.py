@@ -40,7 +40,7 @@ def judge(setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores) 
     """
     task, prepared = setup.task, setup.prepared
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
-    logits = held_out(task.network, setup.tokens, prepared.splits, config.fit.eval_batch)
+    logits = held_out(task.network, setup.store, prepared.splits, config.fit.eval_batch)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     kind, names = task.kind, task.class_names
     facts: dict[str, Any] = {}

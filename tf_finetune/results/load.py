@@ -1,4 +1,4 @@
-"""A run folder or an export, back as a model that takes texts."""
+"""A run folder or an export, back as a model that takes texts or pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
-from tf_finetune.results.export import SIGNATURE
+from tf_finetune.results.export import PIXELS, PIXELS_INPUT, SIGNATURE
 from tf_finetune.results.export_folder import FORMAT, VERSION, digest, read_marker
 from tf_finetune.results.export_keras_hub import TASK_FILE
 from tf_finetune.results.export_keras_hub import load as load_keras_hub
@@ -19,8 +19,8 @@ from tf_finetune.results.parity import result_name
 _MODEL = "model.keras"
 
 
-class ExportedModel:
-    """An exported model; needs TensorFlow and TensorFlow Text, not KerasHub.
+class Exported:
+    """An exported model; needs TensorFlow and for texts TensorFlow Text, not KerasHub.
 
     Attributes:
         path: the version folder, `.../saved_model/1`.
@@ -53,13 +53,27 @@ class ExportedModel:
                 "or export again."
             )
         import tensorflow as tf
-        import tensorflow_text  # noqa: F401 - registers the tokenizer's operations
 
         self.path, self.kind = path, marker["kind"]
         self.class_names = tuple(marker["class_names"])
         self._inputs = marker["inputs"]
         self._loaded = tf.saved_model.load(str(path))
-        self._serve = self._loaded.signatures[SIGNATURE]
+        self._signatures = self._loaded.signatures
+
+    def _answer(self, signature: str, **inputs: Any) -> np.ndarray:
+        found = self._signatures[signature](**inputs)[result_name(self.kind)].numpy()
+        return found.reshape(len(found), -1)
+
+
+class ExportedModel(Exported):
+    """An exported model of texts."""
+
+    column = "text"
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow_text  # noqa: F401 - registers the tokenizer's operations
+
+        super().__init__(path)
 
     def predict(
         self, x: Sequence[str] | tuple[Sequence[str], Sequence[str]], batch_size: int = 64
@@ -96,7 +110,53 @@ class ExportedModel:
             name: tf.constant(column, tf.string)
             for name, column in zip(self._inputs, columns, strict=True)
         }
-        return self._serve(**tensors)[result_name(self.kind)].numpy().reshape(len(columns[0]), -1)
+        return self._answer(SIGNATURE, **tensors)
+
+
+class ExportedPictures(Exported):
+    """An exported model of pictures."""
+
+    column = "image"
+
+    def predict(self, x: Sequence[Any], batch_size: int = 64) -> np.ndarray:
+        """Probabilities, scores or values, as `ImageTask.predict` gives them.
+
+        They differ in the last digits where pictures are resized, and more where EXIF data
+        turn one, which TensorFlow does not heed.
+
+        Args:
+            x: n pictures, each the path or the bytes of a JPEG, PNG, GIF or BMP file, or uint8
+                pixels (height, width, 3) of any size.
+            batch_size: files a step.
+
+        Returns:
+            A float32 array (n, k).
+
+        Raises:
+            UserError: if a file cannot be read, or is none of these.
+        """
+        import tensorflow as tf
+
+        outputs = np.empty((len(x), len(self.class_names)), "float32")
+        files = [i for i, picture in enumerate(x) if not isinstance(picture, np.ndarray)]
+        for start in range(0, len(files), batch_size):
+            chosen = files[start : start + batch_size]
+            try:
+                content = tf.constant([_bytes_of(x[i]) for i in chosen], tf.string)
+                outputs[chosen] = self._answer(SIGNATURE, image_bytes=content)
+            except (OSError, tf.errors.InvalidArgumentError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise UserError(
+                    f"A picture among {x[chosen[0]]} and the next {len(chosen)} cannot be read: "
+                    f"{reason}. Give whole JPEG, PNG, GIF or BMP files."
+                ) from None
+        for i in sorted(set(range(len(x))) - set(files)):
+            outputs[i] = self._answer(PIXELS, pixels=tf.constant(x[i][np.newaxis]))[0]
+        return outputs
+
+
+def _bytes_of(picture: str | Path | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
 
 
 def load_model(workdir_or_export: str | os.PathLike) -> Any:
@@ -107,8 +167,9 @@ def load_model(workdir_or_export: str | os.PathLike) -> Any:
             `WORKDIR/export`, `.../saved_model`, `.../saved_model/1` or `.../keras_hub`.
 
     Returns:
-        A `TextTask` from a run folder or `keras_hub`, an `ExportedModel` from an export. Both have
-        `predict` (texts to a float32 array), `class_names` and `kind`.
+        A `TextTask` or `ImageTask` from a run folder or `keras_hub`, an `ExportedModel` or
+        `ExportedPictures` from an export. All have `predict` (texts or pictures to a
+        float32 array), `class_names` and `kind`.
 
     Raises:
         UserError: if neither is there, or the file is damaged.
@@ -121,7 +182,9 @@ def load_model(workdir_or_export: str | os.PathLike) -> Any:
         return load_keras_hub(path)
     for inside in ("", VERSION, f"saved_model/{VERSION}", f"export/saved_model/{VERSION}"):
         if (path / inside / "saved_model.pb").is_file():
-            return ExportedModel(path / inside)
+            marker = read_marker(path / inside) or {}
+            pictures = PIXELS_INPUT in marker.get("inputs", ())
+            return (ExportedPictures if pictures else ExportedModel)(path / inside)
     found = "is not there" if not path.exists() else "has none of them"
     if (path / "config.json").is_file():
         found = "is a run that has not finished; give the train command again"
@@ -139,14 +202,16 @@ def _load_keras(file: Path) -> Any:
     import keras
 
     # Registers the classes that the file names.
-    import tf_finetune.model.task
+    import tf_finetune.model.image_task
+    import tf_finetune.model.task  # noqa: F401
+    from tf_finetune.model.headed import HeadedTask
 
     try:
         model = keras.saving.load_model(file, compile=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f'"{file}" cannot be read as a Keras model: {reason}') from error
-    if not isinstance(model, tf_finetune.model.task.TextTask):
+    if not isinstance(model, HeadedTask):
         raise UserError(
             f'"{file}" holds a {type(model).__name__}, not a model that tf_finetune saved; load '
             "it with keras.saving.load_model."

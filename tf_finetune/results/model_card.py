@@ -10,6 +10,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.results.cautions import cautions
 from tf_finetune.results.report import figures, opening_lines, task_name
 from tf_finetune.results.usage_section import usage
+from tf_finetune.results.wording import input_size
 
 # The Hub's names, for those of our figures that it knows.
 _METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "micro_f1": "f1", "mae": "mae", "r2": "r2"}
@@ -50,7 +51,8 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
 
 def _front(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
     known = [name for name in _METRICS if card["test"].get(name) is not None]
-    found: dict[str, Any] = {"library_name": "keras", "pipeline_tag": "text-classification"}
+    kind = "image-classification" if "image_size" in card else "text-classification"
+    found: dict[str, Any] = {"library_name": "keras", "pipeline_tag": kind}
     if config.model.preset.startswith("hf://"):
         found["base_model"] = config.model.preset.removeprefix("hf://")
     return found | {
@@ -61,7 +63,7 @@ def _front(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
                 "name": _name(config),
                 "results": [
                     {
-                        "task": {"type": "text-classification"},
+                        "task": {"type": kind},
                         "dataset": {"name": _dataset(config), "type": "custom", "split": "test"},
                         "metrics": [
                             {
@@ -116,6 +118,6 @@ def _training(card: Mapping[str, Any]) -> str:
         for p in card["phases"]
     )
     return (
-        f"{phases}. Computed in {card['precision']}, at most {card['sequence_length']} tokens a "
-        "text. The whole account is in report.html and report.md, every setting in config.json."
+        f"{phases}. Computed in {card['precision']}, {input_size(card)}. "
+        "The whole account is in report.html and report.md, every setting in config.json."
     )

@@ -11,7 +11,7 @@ from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.results.export_notes import RUNTIMES
 from tf_finetune.results.report import class_counts, opening_lines, task_name
 from tf_finetune.results.training_section import phase_notes
-from tf_finetune.results.wording import short
+from tf_finetune.results.wording import input_size, short
 
 # Of more classes the page has the first; all are in data_report.md.
 _MOST_CLASSES = 50
@@ -66,7 +66,7 @@ def run_parts(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]
 def _exports(card: Mapping[str, Any]) -> dict[str, Any] | None:
     if not card.get("exports"):
         return None
-    head = ["what", "run by", "MB", "differs by", "texts compared", "ms for one text", "where"]
+    head = ["what", "run by", "MB", "differs by", "compared", "ms for one", "where"]
     return {
         "head": head,
         "rows": [
@@ -115,7 +115,7 @@ def _cost(card: Mapping[str, Any]) -> list[list[str]]:
             rows.append([f"examples a second, phase {phase['name']}", f"{np.median(speeds):,.0f}"])
     rows.append(["most memory, GB", f"{card['peak_memory_bytes'] / 1e9:.2f}"])
     rows.append(["computed in", card["precision"]])
-    rows.append(["tokens a text, at most", str(card["sequence_length"])])
+    rows.append(["inputs", input_size(card)])
     return rows
 
 

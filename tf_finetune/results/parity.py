@@ -73,7 +73,7 @@ class Exported:
     Attributes:
         path: the folder of the export.
         bytes: of all its files.
-        texts: how many texts were compared.
+        texts: how many texts, or pictures, were compared.
         max_difference: the largest difference between the export's outputs in a
             fresh process and the model's.
         milliseconds: the median time for one text at a time there, on this machine's
@@ -112,8 +112,17 @@ def largest_difference(
     found: np.ndarray,
     columns: Sequence[Sequence[str]],
     tolerance: float = TOLERANCE,
+    word: str = "text",
 ) -> float:
     """The largest difference between two outputs (n, k), of a value above 1 by that share.
+
+    Args:
+        what: the export is called in a message.
+        expected: outputs of the model.
+        found: outputs of the export.
+        columns: of what the outputs are, for a message.
+        tolerance: the most that is allowed.
+        word: for one of these.
 
     Raises:
         ExportError: if it is larger than allowed, with the text.
@@ -125,7 +134,7 @@ def largest_difference(
     if not differences[worst] <= tolerance:
         raise ExportError(
             f"The {what} differs from the model by {differences[worst]:.2g} (allowed: "
-            f"{tolerance:g}) on the text {columns[0][worst][:80]!r}; nothing was exported."
+            f"{tolerance:g}) on the {word} {columns[0][worst][:80]!r}; nothing was exported."
         )
     return float(differences[worst])
 

@@ -1,4 +1,4 @@
-"""Predictions for a few texts, or for a file of any size."""
+"""Predictions for a few texts or pictures, or for a file of any size."""
 
 from __future__ import annotations
 
@@ -48,16 +48,18 @@ def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) 
 
     Args:
         model: what `load_model` gives.
-        texts: strings, or (text, second text) for a model of pairs.
+        texts: strings, or (text, second text) for a model of pairs; for a model of pictures
+            the paths of files.
 
     Returns:
-        A dict for each text: `text` (and `text_pair`), and by task `label` and
+        A dict for each text: `text` (and `text_pair`) or `image`, and by task `label` and
         `probabilities` by class name, `labels` and `probabilities`, or `value`.
     """
     if not texts:
         return []
+    first = getattr(model, "column", "text")
     named = [
-        {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+        {first: text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         for text in texts
     ]
     outputs = _outputs(model, [[row[name] for row in named] for name in named[0]])
@@ -157,7 +159,7 @@ _WRITERS = {".jsonl": _JsonLines, ".csv": _Csv}
 
 def _write(model: Any, table: pa.Table, file: TextIO, kind: type) -> None:
     writer = kind(model, file)
-    names = [name for name in ("text", "text_pair") if name in table.column_names]
+    names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
     several = len(pc.unique(table["file"])) > 1
     for start in range(0, len(table), _WINDOW):
         window = table.slice(start, _WINDOW)
@@ -196,7 +198,7 @@ def _head(row: dict) -> str:
 
 
 def _one_line(row: dict) -> str:
-    texts = (row[name] for name in ("text", "text_pair") if name in row)
+    texts = (row[name] for name in ("text", "text_pair", "image") if name in row)
     return " | ".join(" ".join(text.split()) for text in texts)
 
 

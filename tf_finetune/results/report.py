@@ -18,6 +18,7 @@ from tf_finetune.results.wording import (
     NAMES,
     decisive,
     difference,
+    input_size,
     interval_of,
     table,
     value_of,
@@ -200,7 +201,7 @@ def _origin(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         f"Settings that differ from the defaults (default -> here); all are in config.json:\n\n"
         f"```\n{settings}\n```\n\n"
         f"- Seconds: {seconds}.\n"
-        f"- Computed in {card['precision']}, at most {card['sequence_length']} tokens a text; "
+        f"- Computed in {card['precision']}, {input_size(card)}; "
         f"evaluated and saved in float32.\n"
         f"- Most memory: {card['peak_memory_bytes'] / 1e9:.2f} GB.\n"
         f"- Versions: {versions}.\n"

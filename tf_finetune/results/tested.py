@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tf_finetune.data.duplicates import scan
+from tf_finetune.data.content import scan
 from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
@@ -20,7 +20,7 @@ class Tested:
     """The test rows of a run, in the order of its table.
 
     Attributes:
-        keys: (n,) uint64, equal for rows of equal text but for case and spaces.
+        keys: (n,) uint64, equal for rows of equal text but for case and spaces, or equal pixels.
         labels: as in `evaluate.score`.
         outputs: as in `evaluate.score`.
     """
@@ -42,7 +42,7 @@ def write(
 
     Args:
         folder: of the run.
-        table: with the texts.
+        table: with the texts or pictures.
         rows: of the table, the test rows.
         labels: of these.
         outputs: of these.

@@ -12,11 +12,14 @@ _MOST_CLASSES = 20
 
 
 def usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
-    """Commands and lines of Python for the run folder and the export."""
+    """Commands and code, as Markdown, to predict and to serve."""
     export = card.get("export")
     run = Path(export["path"]).parents[2] if export else Path("WORKDIR")
-    pair = bool(config.data.text_pair)
-    sample = '(["a text"], ["its second text"])' if pair else '["a text", "another"]'
+    sample = '["a text", "another"]'
+    if "image_size" in card:
+        sample = '["a.jpg", "b.png"]'
+    elif config.data.text_pair:
+        sample = '(["a text"], ["its second text"])'
     text = (
         "Predict a file, or go on in Python:\n\n"
         "```\n"
@@ -31,22 +34,41 @@ def usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         if card.get("exports"):
             why = "`results.formats` does not name it"
         return text + f"\nNo SavedModel was written ({why})."
-    inputs = 'text=tf.constant(["a text"])'
-    inputs += ', text_pair=tf.constant(["its second text"])' if pair else ""
     return text + (
-        f"\n`{export['path']}` ({export['bytes'] / 1e6:.1f} MB) takes strings and needs neither "
-        "this package nor Keras. In a fresh process it gave the model's outputs within "
-        f"{export['max_difference']:.1e} on {export['texts']} texts, among them empty, very long, "
-        "emoji and non-Latin ones.\n\n"
-        "```python\nimport tensorflow as tf\nimport tensorflow_text\n\n"
-        f'served = tf.saved_model.load("{export["path"]}")\n'
-        f'served.signatures["serving_default"]({inputs})\n```\n\n'
+        f"\n`{export['path']}` ({export['bytes'] / 1e6:.1f} MB) takes "
+        f"{_exported(card, export, config)}\n```\n\n"
         f"The folder above it, `{Path(export['path']).parent}`, is laid out as TensorFlow Serving "
         "wants its `--model_base_path`."
     )
 
 
+def _exported(card: Mapping[str, Any], export: Mapping[str, Any], config: FineTuneConfig) -> str:
+    """What the SavedModel takes, what was proved of it, and how it is called."""
+    within = (
+        "In a fresh process it gave the model's outputs within "
+        f"{export['max_difference']:.1e} on {export['texts']}"
+    )
+    load = f'served = tf.saved_model.load("{export["path"]}")\n'
+    if "image_size" in card:
+        return (
+            "JPEG, PNG, GIF and BMP files, or by `serving_pixels` uint8 pictures of any size, and "
+            f"needs neither this package nor Keras. {within} pictures, among them grey and "
+            "transparent ones, and of hard shapes.\n\n"
+            f"```python\nimport tensorflow as tf\n\n{load}"
+            'content = tf.io.read_file("a.jpg")\n'
+            'served.signatures["serving_default"](image_bytes=content[tf.newaxis])'
+        )
+    inputs = 'text=tf.constant(["a text"])'
+    inputs += ', text_pair=tf.constant(["its second text"])' if config.data.text_pair else ""
+    return (
+        f"strings and needs neither this package nor Keras. {within} texts, among them empty, "
+        "very long, emoji and non-Latin ones.\n\n"
+        f"```python\nimport tensorflow as tf\nimport tensorflow_text\n\n{load}"
+        f'served.signatures["serving_default"]({inputs})'
+    )
+
+
 def _columns(card: Mapping[str, Any]) -> str:
     if card["task"] == "regression":
-        return "one value a text"
+        return "one value a picture" if "image_size" in card else "one value a text"
     return "one column each: " + ", ".join(card["class_names"][:_MOST_CLASSES])

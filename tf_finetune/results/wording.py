@@ -63,6 +63,13 @@ def cell(value: Any) -> str:
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def input_size(card: Mapping[str, Any]) -> str:
+    """How large an input is: `at most 128 tokens a text`."""
+    if "image_size" in card:
+        return f"pictures of {card['image_size']} pixels a side"
+    return f"at most {card['sequence_length']} tokens a text"
+
+
 def decisive(card: Mapping[str, Any]) -> str:
     """The figure that counts."""
     return {"regression": "mae", "multi_label": "subset_accuracy"}.get(card["task"], "accuracy")

@@ -62,6 +62,11 @@ def open_picture(path: str) -> Image.Image:
         raise Unusable("missing picture" if gone else "unreadable file") from None
     except ValueError:  # a zero byte in the name
         raise Unusable("missing picture") from None
+    return opened(content)
+
+
+def opened(content: bytes) -> Image.Image:
+    """As `open_picture`, of the bytes of a file."""
     if not content:
         raise Unusable("empty file")
     if content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") > len(content) - 8:

@@ -1,0 +1,80 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from tests.model.torch_files import write_torch
+from tf_finetune.model.torch_file import TorchFileError, read_tensors
+
+ARRAYS = {
+    "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
+    "turned": np.arange(6, dtype="float32").reshape(2, 3).T,
+    "number": np.array(7, "float32"),
+}
+
+
+def test_tensors_come_back_whole_and_in_their_order(tmp_path):
+    found = read_tensors(write_torch(tmp_path / "a.pth", ARRAYS))
+    assert list(found) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+class Hostile:
+    def __init__(self, function, *arguments):
+        self.how = (function, arguments)
+
+    def __reduce__(self):
+        return self.how
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [(os.system, "system"), (eval, "eval"), (getattr, "getattr"), (print, "print")],
+)
+def test_a_file_that_would_run_code_is_refused_before_it_does(function, named, tmp_path):
+    mark = tmp_path / "it-ran"
+    file = write_torch(tmp_path / "a.pth", ARRAYS, Hostile(function, f"touch {mark}"))
+    with pytest.raises(TorchFileError, match=rf"\.{named}, which could run code"):
+        read_tensors(file)
+    # The whole file, too, where it is nothing but a call.
+    file.write_bytes(pickle.dumps(Hostile(os.system, f"touch {mark}")))
+    with pytest.raises(TorchFileError, match="could run code"):
+        read_tensors(file)
+    assert not mark.exists()
+
+
+def test_a_file_that_is_cut_off_anywhere_is_named_so(tmp_path):
+    whole = write_torch(tmp_path / "a.pth", ARRAYS).read_bytes()
+    for end in range(0, len(whole), 7):
+        (tmp_path / "b.pth").write_bytes(whole[:end])
+        with pytest.raises(TorchFileError, match=r"cut off|damaged"):
+            read_tensors(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("strides", [(0, 0, 0), (100, 4, 1), (-12, 4, 1)])
+def test_tensors_stay_within_their_numbers(strides, tmp_path):
+    array = np.arange(24, dtype="float32").reshape(2, 3, 4)
+    file = write_torch(tmp_path / "a.pth", {"a": array}, strides=strides)
+    if strides == (0, 0, 0):  # all the same number: allowed, and no larger than the file
+        assert read_tensors(file)["a"].tolist() == np.zeros((2, 3, 4)).tolist()
+        return
+    with pytest.raises(TorchFileError, match=r"larger than its numbers|impossible shape"):
+        read_tensors(file)
+
+
+def test_other_files_are_told_apart(tmp_path):
+    file = tmp_path / "a.pth"
+    np.savez(file.with_suffix(".npz"), a=np.zeros(3))
+    with pytest.raises(TorchFileError, match="_use_new_zipfile_serialization"):
+        read_tensors(file.with_suffix(".npz"))
+    file.write_bytes(pickle.dumps(5))
+    with pytest.raises(TorchFileError, match="no file by torch"):
+        read_tensors(file)
+    write_torch(file, {}, extra=[1, 2])
+    with pytest.raises(TorchFileError, match="state_dict"):
+        read_tensors(file)
+    file.write_bytes(b"hello\n" * 10)
+    with pytest.raises(TorchFileError, match="damaged"):
+        read_tensors(file)

@@ -1,0 +1,123 @@
+"""A served model of pictures: its signatures, its proof, and its resizing."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pictures import folder_of_pictures, picture
+from tests.tiny_pictures import tiny_image_task
+from tf_finetune.data.pictures.decode import resize
+from tf_finetune.data.pictures.store import Look
+from tf_finetune.errors import UserError
+from tf_finetune.results import export_pictures
+from tf_finetune.results.export_pictures import export_pictures as export
+from tf_finetune.results.load import ExportedPictures, load_model
+from tf_finetune.results.parity import ExportError
+from tf_finetune.results.pixels import decoded, resized
+
+PIXELS = np.stack([np.asarray(picture(i, 0, (32, 32))) for i in range(4)])
+
+
+@pytest.fixture(scope="module")
+def task():
+    return tiny_image_task()
+
+
+@pytest.fixture(scope="module")
+def exported(task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    return folder, export(task, folder, PIXELS)
+
+
+def test_what_is_served_equals_the_model(exported, task, tmp_path):
+    folder, info = exported
+    assert info.max_difference <= 1e-5
+    assert info.texts == 4 + 10 + 4 + 5
+    assert info.variables_bytes < 1.1 * info.weights_bytes + 20_000
+    served = load_model(folder)
+    assert isinstance(served, ExportedPictures)
+    assert (served.kind, served.class_names) == ("classification", ("circle", "square"))
+    np.testing.assert_allclose(served.predict(list(PIXELS)), task.predict(PIXELS), atol=1e-5)
+    # Other sizes are resized inside; the sizes of a list may differ.
+    paths = sorted(folder_of_pictures(tmp_path, count=3, size=(90, 61)).rglob("*.png"))
+    mixed = [*paths, paths[0].read_bytes(), np.asarray(Image.open(paths[1]))]
+    outputs = served.predict(mixed)
+    np.testing.assert_allclose(outputs[6], outputs[0], atol=1e-5)
+    np.testing.assert_allclose(outputs[7], outputs[1], atol=1e-5)
+    np.testing.assert_allclose(outputs, task.predict(mixed), atol=0.02)
+
+
+def test_signatures(exported):
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(str(exported[1].path)).signatures
+    content = tf.constant([_bytes(picture(0, 0), "JPEG"), _bytes(picture(1, 0), "PNG")])
+    answer = signatures["serving_default"](image_bytes=content)
+    assert answer["probabilities"].shape == (2, 2)
+    assert answer["class_names"].numpy().tolist() == [[b"circle", b"square"]] * 2
+    best = answer["probabilities"].numpy().argmax(axis=1)
+    assert answer["label"].numpy().tolist() == [[b"circle", b"square"][i] for i in best]
+    pixels = tf.zeros((3, 7, 200, 3), tf.uint8)
+    assert signatures["serving_pixels"](pixels=pixels)["label"].shape == (3,)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_other_tasks(kind, tmp_path):
+    names = ("a", "b") if kind == "multi_label" else ("stars",)
+    task = tiny_image_task(kind, names, target_mean=1000.0, target_std=200.0)
+    export(task, tmp_path, PIXELS)
+    found = load_model(tmp_path).predict(list(PIXELS))
+    np.testing.assert_allclose(found, task.predict(PIXELS), rtol=1e-5)
+
+
+def test_a_model_that_serves_otherwise_is_not_exported(task, tmp_path, monkeypatch):
+    scale = iter([1.0, 1.0, 1.5])  # files, the first pixels, the rest: as written
+    true = resized
+    monkeypatch.setattr(
+        export_pictures, "resized", lambda x, look: true(x, look) * next(scale, 1.5)
+    )
+    with pytest.raises(ExportError, match=r"differs from the model by .* on the picture"):
+        export(task, tmp_path, PIXELS)
+    assert not list((tmp_path / "saved_model").iterdir())
+
+
+def test_what_cannot_be_served_is_named(exported, tmp_path):
+    served = load_model(exported[0])
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(UserError, match=r"a\.png.*cannot be read"):
+        served.predict([tmp_path / "a.png"])
+    with pytest.raises(UserError, match=r"b\.png.*cannot be read"):
+        served.predict([tmp_path / "b.png"])
+
+
+@pytest.mark.parametrize("how", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_pictures_are_resized_as_for_training(how, interpolation):
+    look = Look(size=(32, 40), interpolation=interpolation, how=how)
+    for seed, size in enumerate([(32, 40), (40, 32), (100, 70), (37, 211), (9, 8), (640, 480)]):
+        image = picture(seed, seed, size)
+        expected = resize(image, look.size, interpolation, how).astype(int)
+        found = resized(np.asarray(image)[np.newaxis], look)[0].numpy()
+        difference = np.abs(found - expected)
+        assert np.mean(difference > 1) < 0.02
+        assert difference.max() <= 16  # of 255, where overshoots are cut off
+
+
+def test_files_are_decoded_as_for_training():
+    noisy = np.random.default_rng(0).integers(0, 256, (33, 47, 4), dtype=np.uint8)
+    image = Image.fromarray(noisy)
+    over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    found = decoded(_bytes(image, "PNG")).numpy().astype(int)
+    assert np.abs(found - np.asarray(over_white.convert("RGB"))).max() <= 1
+    for kind in ("PNG", "BMP", "JPEG"):
+        content = _bytes(image.convert("RGB"), kind)
+        expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        np.testing.assert_array_equal(decoded(content), expected)
+
+
+def _bytes(image, kind):
+    written = io.BytesIO()
+    image.save(written, kind)
+    return written.getvalue()

@@ -1,0 +1,173 @@
+"""A folder of pictures, trained on and used by the same engine as texts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.pictures import arrays_of_pictures, folder_of_pictures
+from tests.runs import config_for, without_times
+from tests.tiny_pictures import save_image_preset
+from tf_finetune.errors import UserError
+from tf_finetune.finished import FitResult
+from tf_finetune.plan import plan
+from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.results.load import load_model
+from tf_finetune.results.predict import predict_file, predict_texts
+from tf_finetune.stopping import Stop, Stopped
+from tf_finetune.train import fine_tune
+
+CLASSES = ("circle", "square")
+
+
+@pytest.fixture(scope="module")
+def image_preset(tmp_path_factory):
+    return save_image_preset(tmp_path_factory.mktemp("preset") / "tiny.keras")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return folder_of_pictures(tmp_path_factory.mktemp("data"), CLASSES, count=30)
+
+
+def settings(preset, pictures, **changes):
+    given = {"epochs": 3, "learning_rate": 1e-2, "global_batch": 8, "augment": "light"}
+    given |= {"path": str(pictures), "sequence_length": 0, "flip": True}
+    return config_for(preset, **given | changes)
+
+
+@pytest.fixture(scope="module")
+def run(image_preset, pictures, tmp_path_factory) -> FitResult:
+    config = settings(image_preset, pictures, export=True)
+    return fine_tune(config, tmp_path_factory.mktemp("run"), command="the command")
+
+
+def test_it_learns_and_says_so(run):
+    assert run.metrics["test"]["accuracy"] >= 0.9
+    assert run.metrics["image_size"] == 32
+    assert set(run.metrics["baselines"]) == {"majority", "probe"}
+    report = (run.workdir / "report.md").read_text()
+    assert "pictures of 32 pixels a side" in report
+    assert 'model.predict(["a.jpg", "b.png"])' in report
+    assert "JPEG, PNG, GIF and BMP files" in report
+    sheets = {sheet.name for sheet in (run.workdir / "looks").iterdir()}
+    assert {"training-pictures.png", "augmentation.png"} <= sheets
+
+
+def test_statistics_of_batch_norms_stay_as_they_were(run, image_preset):
+    tune = run.metrics["phases"][-1]["audit"]
+    assert (tune["frozen_unchanged"], tune["unmoved"]) == (
+        12,
+        [],
+    )  # three layers, four weights each
+    before = load_model(image_preset).backbone
+    for layer in (layer for layer in before.layers if "norm" in layer.name):
+        after = run.model.backbone.get_layer(layer.name)
+        for old, new in zip(layer.get_weights(), after.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_the_model_its_file_and_its_export_agree(run, pictures):
+    paths = sorted(pictures.rglob("*.png"))[::7]
+    expected = run.model.predict(paths)
+    np.testing.assert_array_equal(load_model(run.workdir).predict(paths), expected)
+    served = load_model(run.workdir / "export")
+    np.testing.assert_allclose(served.predict(paths), expected, atol=0.02)
+    rows = predict_texts(run.model, [str(path) for path in paths])
+    assert [row["label"] for row in rows] == [CLASSES[i] for i in expected.argmax(axis=1)]
+    assert rows[0]["image"] == str(paths[0])
+
+
+def test_a_folder_is_predicted_and_evaluated(run, image_preset, pictures, tmp_path):
+    config = settings(image_preset, pictures)
+    done = predict_file(run.model, pictures, tmp_path / "out.jsonl", config)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (done.rows, len(rows)) == (60, 60)
+    paths = sorted(pictures.rglob("*.png"))
+    found = [[row["probabilities"][name] for name in CLASSES] for row in rows]
+    np.testing.assert_allclose(found, run.model.predict(paths), atol=1e-6)
+    other = folder_of_pictures(tmp_path, CLASSES, count=10, seed=1)
+    lines = evaluate_run(run.workdir, str(other))
+    assert "20 rows" in lines
+    assert "stand in the data" not in lines
+    assert "48 of them stand" in evaluate_run(run.workdir, str(pictures))
+    assert "pictures in a fresh process" in export_run(run.workdir, tmp_path / "exported")
+
+
+class StopsAfter(Stop):
+    """Asks to stop after so many updates."""
+
+    def __init__(self, updates):
+        super().__init__()
+        self.left = updates
+
+    def wanted(self):
+        self.left -= 1
+        self.asked = self.asked or self.left <= 0
+        return self.asked
+
+
+@pytest.mark.parametrize("updates", [3, 15])  # of the head; of all
+def test_a_stopped_run_ends_as_if_it_had_not_been(updates, run, image_preset, pictures, tmp_path):
+    config = settings(image_preset, pictures, export=True)
+    with pytest.raises(Stopped):
+        fine_tune(config, tmp_path, command="the command", stop=StopsAfter(updates))
+    again = fine_tune(config, tmp_path, command="the command")
+    assert again.metrics["resumed"] == 1
+    for a, b in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    cards = [without_times(one.metrics) for one in (run, again)]
+    for card in cards:
+        card.pop("exports")  # says how long a picture took
+    assert cards[0] == cards[1]
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_other_tasks_of_arrays(task, image_preset, tmp_path):
+    pixels, labels = arrays_of_pictures(2, 24)
+    targets = (
+        1000.0 + 10.0 * labels if task == "regression" else ["a|b" if i else "a" for i in labels]
+    )
+    config = settings(image_preset, "", task=task, augment="none", flip=False, epochs=6)
+    result = fine_tune(config, tmp_path, {"image": pixels, "label": targets})
+    key, best = ("mae", 4.0) if task == "regression" else ("subset_accuracy", 0.8)
+    found = result.metrics["test"][key]
+    assert found < best if task == "regression" else found >= best
+
+
+def test_a_plan(image_preset, pictures):
+    lines = plan(settings(image_preset, pictures))
+    assert "pictures of 32 x 32 pixels" in lines
+    assert "tune" in lines
+
+
+def test_what_fits_in_memory_is_tried(image_preset, pictures, tmp_path):
+    said = []
+    config = settings(image_preset, pictures, micro_batch=-1, epochs=1, phases="full")
+    result = fine_tune(config, tmp_path, say=said.append)
+    assert result.metrics["micro_batch"] == 0
+    assert any("8 rows at a time fit, in a process" in line for line in said)
+
+
+def test_mistakes_are_named_before_training(preset, image_preset, pictures, tmp_path):
+    for config, message in (
+        (settings(preset, pictures), r"no model of pictures, as the data are; .*efficientnet_l"),
+        (
+            settings(image_preset, pictures, sequence_length=16),
+            r"length is 16, but the rows are pic",
+        ),
+        (
+            settings(image_preset, pictures, token_swap=0.1),
+            r"swap is 0\.1, but the rows are pictu",
+        ),
+        (settings(image_preset, pictures, pooling="first"), r"gives maps; choose mean or max"),
+        (settings(image_preset, pictures, phases="lora"), r"matches none of"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fine_tune(config, tmp_path / "run")
+    data = {"text": ["a"] * 20, "label": list("xy") * 10}
+    with pytest.raises(UserError, match=r"no model of texts, as the data are; .*minilm"):
+        fine_tune(settings(image_preset, "", augment="none", flip=False), tmp_path / "run", data)
+    with pytest.raises(UserError, match=r"data\.augment is 'light', but the rows are texts"):
+        fine_tune(settings(preset, ""), tmp_path / "run", data)
+    assert not (tmp_path / "run" / "config.json").exists()

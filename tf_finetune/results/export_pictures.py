@@ -1,0 +1,174 @@
+"""A SavedModel that takes pictures, proved equal to the model in a fresh process."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tf_finetune.model.image_task import ImageTask
+from tf_finetune.results import export
+from tf_finetune.results.export import ExportInfo
+from tf_finetune.results.export_folder import mark, place_of, placing, size
+from tf_finetune.results.parity import TIMED, largest_difference, result_name, run_fresh
+from tf_finetune.results.pixels import decoded, resized
+
+INPUTS = ("image_bytes", export.PIXELS_INPUT)
+_GRAPH_BYTES = 16_000_000
+# (height, width) that a server is sent sooner or later.
+_HARD_SIZES = ((1, 1), (8, 300), (300, 8), (13, 17), (600, 450))
+_CHILD = """
+import sys, time
+import tensorflow as tf
+model, folder, result, count, timed = sys.argv[1:]
+served = tf.saved_model.load(model).signatures
+files = tf.io.parse_tensor(tf.io.read_file(folder + "/files"), tf.string)
+found = [served["serving_default"](image_bytes=files)[result]]
+for i in range(int(count)):
+    pixels = tf.io.parse_tensor(tf.io.read_file(f"{folder}/pixels-{i}"), tf.uint8)
+    found.append(served["serving_pixels"](pixels=pixels)[result])
+seconds = []
+for i in range(int(timed)):
+    began = time.perf_counter()
+    served["serving_default"](image_bytes=files[i : i + 1])[result].numpy()
+    seconds.append(time.perf_counter() - began)
+tf.io.write_file(folder + "/outputs", tf.io.serialize_tensor(tf.concat(found, 0)))
+tf.io.write_file(folder + "/seconds", tf.io.serialize_tensor(tf.constant(seconds, tf.float64)))
+"""
+
+
+def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndarray) -> ExportInfo:
+    """Writes `folder/saved_model/1`: pictures in, class names and probabilities out.
+
+    `serving_default` takes `image_bytes`, strings (n,), each a JPEG, PNG, GIF or BMP file;
+    `serving_pixels` takes `pixels`, uint8 (n, height, width, 3) of any size. Both resize and
+    scale inside, and give what the signature of `export.export` gives.
+
+    The folder gets its name only once a fresh process, which imports TensorFlow alone, has
+    given the model's own outputs for these pictures, by both signatures, and those of the
+    model behind the same resizing for pictures of hard shapes and formats.
+
+    Args:
+        model: that computes in float32.
+        folder: usually `WORKDIR/export`.
+        pixels: uint8 (n, height, width, 3), real pictures at the size of the model's input.
+
+    Raises:
+        UserError: as `export.export`.
+        ExportError: as `export.export`.
+    """
+    weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
+    files = [_file(Image.fromarray(picture), "PNG") for picture in pixels] + _hard_files()
+    batches = [*([pixels] if len(pixels) else []), *_hard_pixels()]
+    with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
+        _write(model, path)
+        difference, milliseconds = _compare(model, path, files, batches, len(pixels))
+        mark(
+            path,
+            kind=model.kind,
+            class_names=list(model.class_names),
+            inputs=INPUTS,
+            max_difference=difference,
+        )
+    final = place_of(folder)
+    return ExportInfo(
+        path=final,
+        bytes=size(final),
+        variables_bytes=size(final / "variables"),
+        weights_bytes=weights,
+        texts=len(files) + sum(map(len, batches)),
+        max_difference=difference,
+        milliseconds=milliseconds,
+    )
+
+
+def _write(model: ImageTask, path: Path) -> None:
+    """Nothing is tracked: see `export._write`."""
+    import keras
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    for name, function, spec in (
+        (export.SIGNATURE, _of_files, tf.TensorSpec([None], tf.string, name=INPUTS[0])),
+        (export.PIXELS, _of_pixels, tf.TensorSpec([None, None, None, 3], tf.uint8, name=INPUTS[1])),
+    ):
+        serve = tf.function(function(model), input_signature=[spec])
+        archive.add_endpoint(name, serve)
+    archive.write_out(str(path), verbose=False)
+
+
+def _of_files(model: ImageTask) -> Callable[[Any], dict[str, Any]]:
+    import tensorflow as tf
+
+    spec = tf.TensorSpec([*model.look.size, 3], tf.float32)
+
+    def serve(image_bytes: Any) -> dict[str, Any]:
+        def one(content: Any) -> Any:
+            return resized(decoded(content)[tf.newaxis], model.look)[0]
+
+        pixels = tf.map_fn(one, image_bytes, fn_output_signature=spec)
+        return export.answers(model, model(pixels, training=False))
+
+    return serve
+
+
+def _of_pixels(model: ImageTask) -> Callable[[Any], dict[str, Any]]:
+    def serve(pixels: Any) -> dict[str, Any]:
+        return export.answers(model, model(resized(pixels, model.look), training=False))
+
+    return serve
+
+
+def _file(image: Image.Image, kind: str) -> bytes:
+    written = io.BytesIO()
+    image.save(written, kind)
+    return written.getvalue()
+
+
+def _hard_pixels() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (1, *shape, 3), dtype=np.uint8) for shape in _HARD_SIZES]
+
+
+def _hard_files() -> list[bytes]:
+    """Grey, transparent, of 16 bits, of a palette, and of each format."""
+    random = np.random.default_rng(1)
+    image = Image.fromarray(random.integers(0, 256, (40, 60, 4), dtype=np.uint8))
+    colour, grey = image.convert("RGB"), image.convert("L")
+    wide = Image.fromarray(random.integers(0, 2**16, (30, 20), dtype=np.uint16))
+    made = [_file(x, "PNG") for x in (image, colour, grey, wide, colour.convert("P"))]
+    made += [_file(x, "JPEG") for x in (colour, grey, colour.convert("CMYK"))]
+    return [*made, _file(colour, "GIF"), _file(colour, "BMP")]
+
+
+def _compare(
+    model: ImageTask, path: Path, files: Sequence[bytes], batches: list[np.ndarray], real: int
+) -> tuple[float, float]:
+    """The largest difference from the model on what both are given, and the time of a file."""
+    import tensorflow as tf
+
+    result = result_name(model.kind)
+    width = len(model.class_names)
+    parts = [_of_files(model)(tf.constant(files))] + [_of_pixels(model)(x) for x in batches]
+    expected = np.concatenate([part[result].numpy().reshape(-1, width) for part in parts])
+    if real:  # what is at the model's size already is not resized at all
+        own = np.asarray(model(batches[0], training=False))
+        expected[:real] = expected[len(files) : len(files) + real] = own
+    with tempfile.TemporaryDirectory() as folder:
+        tf.io.write_file(f"{folder}/files", tf.io.serialize_tensor(tf.constant(files)))
+        for i, pixels in enumerate(batches):
+            tf.io.write_file(f"{folder}/pixels-{i}", tf.io.serialize_tensor(tf.constant(pixels)))
+        counts = str(len(batches)), str(min(TIMED, len(files)))
+        run_fresh("SavedModel", _CHILD, str(path), folder, result, *counts)
+        found = tf.io.parse_tensor(tf.io.read_file(f"{folder}/outputs"), tf.float32).numpy()
+        seconds = tf.io.parse_tensor(tf.io.read_file(f"{folder}/seconds"), tf.float64).numpy()
+    numbers = [f"{i}" for i in range(len(expected))]
+    found = found.reshape(expected.shape)
+    difference = largest_difference("SavedModel", expected, found, [numbers], word="picture")
+    return difference, 1e3 * float(np.median(seconds))
