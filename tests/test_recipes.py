@@ -50,6 +50,7 @@ def test_lora_trains_adapters_and_ships_a_plain_model(preset, tmp_path):
     # The adapter alone, on the pretrained weights, is the same model.
     other = train(config_for(preset, phases="probe", probe_epochs=1), tmp_path / "other").model
     load_adapter(other.network, tmp_path / "run" / "adapter.safetensors")
+    other.calibrate(result.metrics["calibration"]["temperature"])
     np.testing.assert_allclose(other.predict(TEXTS), result.model.predict(TEXTS), atol=1e-5)
 
 
@@ -58,6 +59,7 @@ def test_an_adapter_holds_what_the_phases_around_it_trained(preset, tmp_path):
     result = train(config_for(preset, phases=phases, lora_rank=2), tmp_path / "run")
     fresh = set_up(config_for(preset, phases="probe"), tmp_path, runs.classes()).task
     load_adapter(fresh.network, tmp_path / "run" / "adapter.safetensors")
+    fresh.calibrate(result.metrics["calibration"]["temperature"])
     np.testing.assert_allclose(fresh.predict(TEXTS), result.model.predict(TEXTS), atol=1e-5)
 
 
