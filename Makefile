@@ -1,4 +1,4 @@
-# install | demo | demo-images | test | test-real | test-all | lint | bench | clean
+# install | demo | demo-images | test | test-real | test-all | notebooks | lint | bench | clean
 # PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder the environment.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,7 +12,7 @@ PIP := -m pip install -qq --disable-pip-version-check
 RUN ?= runs/reviews
 FASHION := /usr/share/datasets/fashion-mnist
 
-.PHONY: help install demo demo-images test test-all lint bench clean
+.PHONY: help install demo demo-images test test-real test-all notebooks lint bench clean
 
 help:
 	@echo "make install   make $(VENV) with the package, its tools and the demo's files"
@@ -21,6 +21,7 @@ help:
 	@echo "make test      the fast tests"
 	@echo "make test-real the tests on the real model and data"
 	@echo "make test-all  all tests, with coverage"
+	@echo "make notebooks the notebooks, from top to bottom"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     side by side with the Hugging Face Trainer"
 	@echo "make clean     remove what building and testing left, not $(VENV) and not runs/"
@@ -61,6 +62,9 @@ test-real: install
 
 test-all: install
 	$(PY) -m pytest -n 2 --cov --cov-report=term
+
+notebooks: install
+	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
 
 lint: install
 	$(VENV)/bin/ruff check
