@@ -67,7 +67,7 @@ def timed(command: list[str], watch: Path | None = None) -> tuple[float, list[fl
     Returns:
         Its wall seconds, and at how many of them each line of `watch` came.
     """
-    began, came = time.perf_counter(), []
+    began, came = time.perf_counter(), list[float]()
     process = subprocess.Popen(command, cwd=HERE.parent)
     while process.poll() is None:
         if watch and watch.exists():

@@ -65,7 +65,8 @@ def _minimum(
         losses, slopes = loss(x @ both[:-1] + both[-1], y)
         slopes = slopes * share[:, None]
         gradient = np.vstack([x.T @ slopes + penalty * both[:-1], slopes.sum(axis=0)])
-        return share @ losses + penalty / 2 * float((both[:-1] ** 2).sum()), gradient.ravel()
+        mean = float(share @ losses)
+        return mean + penalty / 2 * float((both[:-1] ** 2).sum()), gradient.ravel()
 
     result = minimize(
         total, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _ROUNDS}
