@@ -235,6 +235,16 @@ def drops(model: keras.Model) -> bool:
     return any(True for layer in model._flatten_layers() for _ in _rates(layer))
 
 
+def is_random(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, or one in it, draws random numbers in training, as its rates now are."""
+    rated = (*_RATES, *_CELL_RATES)
+    return any(
+        any(True for _ in _rates(x))
+        or (x._seed_generators and not any(hasattr(x, name) for name in rated))
+        for x in layer._flatten_layers()
+    )
+
+
 def lora_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a model that have an adapter."""
     return [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
