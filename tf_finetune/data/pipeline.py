@@ -25,7 +25,8 @@ class Store(Protocol):
     """Inputs of numbered rows: token ids, pictures, or features computed before.
 
     A store whose batches take long to make has an attribute `ahead`: so many are made at
-    the same time, in threads. What they hold is the same.
+    the same time, in threads. What they hold is the same. One that does not have each row
+    may say what it gives by a method `spec`.
     """
 
     lengths: np.ndarray
@@ -144,7 +145,9 @@ def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:
         tokens = array.dtype == np.int32 and array.ndim == 2
         return tf.TensorSpec([None, None] if tokens else [None, *array.shape[1:]], array.dtype)
 
-    signature = tf.nest.map_structure(spec, (store.batch(np.array([0])), labels[:1]))
+    given = getattr(store, "spec", None)
+    inputs = given() if given else tf.nest.map_structure(spec, store.batch(np.array([0])))
+    signature = inputs, spec(labels[:1])
     held = weakref.ref(batches)
 
     def begin() -> Iterator[Any]:
