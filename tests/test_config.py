@@ -93,6 +93,8 @@ def test_defaults_are_valid() -> None:
         ("fit.retained_floor", -0.1, "config.fit.retained_floor is -0.1; it must be at least 0"),
         ("fit.retained_floor", 1.5, "config.fit.retained_floor is 1.5; an accuracy is at most 1"),
         ("fit.retained_floor", 0.8, "floor is 0.8, but config.data.retained is empty: .* name a"),
+        ("fit.cache_memory", -1.0, "config.fit.cache_memory is -1.0; it must be at least 0"),
+        ("fit.cache_precision", "int8", 'config.fit.cache_precision is "int8"; allowed: computed'),
         ("fit.precision", "int8", 'config.fit.precision is "int8"; allowed: auto, float32'),
         ("fit.probe_seeds", 0, "config.fit.probe_seeds is 0; it must be at least 1"),
         (

@@ -38,6 +38,7 @@ ROOMS = (
     "rates",
     "inputs",
     "assemble",
+    "kept",
     "preflight",
     "results",
     "interpolated",

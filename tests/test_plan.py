@@ -7,6 +7,7 @@ import pytest
 from tests import runs
 from tests.runs import config_for
 from tf_finetune.config import Phase
+from tf_finetune.fit import planned_cuts
 from tf_finetune.plan import plan
 
 
@@ -65,3 +66,14 @@ def test_nothing_is_left_behind(planned):
     # TensorFlow writes the source of what it traces into the same folder.
     left = [path.name for path in planned[1].rglob("*") if "autograph" not in path.name]
     assert left == []
+
+
+def test_what_it_takes_to_keep_activations_and_what_it_brings(preset, monkeypatch):
+    phases = (Phase(train="last:1", epochs=1), Phase(train="last:1", epochs=3, learning_rate=2e-4))
+    given = {"phases": phases, "probe_baseline": False, "cache_precision": "bfloat16"}
+    config = config_for(preset, **given)
+    monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1})
+    text = plan(config, runs.classes())
+    (line,) = re.findall(r"^phase last:1: (.*activations.*)$", text, re.MULTILINE)
+    assert re.search(r"kept,? \(?[\d.]+ MB, made in \d+ s", line)
+    assert "phase last:1: the model is not cut: one epoch computes it once" in text

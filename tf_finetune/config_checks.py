@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TASKS = ("classification", "multi_label", "regression")
 POOLINGS = ("first", "mean", "max", "backbone")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+CACHE_PRECISIONS = ("computed", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
 IMAGE_RESIZES = ("crop", "squash", "pad")
@@ -42,6 +43,8 @@ def check_values(config: FineTuneConfig) -> None:
     one_of("config.model.task", model.task, TASKS)
     one_of("config.model.pooling", model.pooling, POOLINGS)
     one_of("config.fit.precision", fit.precision, PRECISIONS)
+    one_of("config.fit.cache_precision", fit.cache_precision, CACHE_PRECISIONS)
+    at_least("config.fit.cache_memory", fit.cache_memory, 0)
     one_of("config.fit.strategy", fit.strategy, STRATEGIES)
     check_data(config.data, model.task)
     if not model.preset:

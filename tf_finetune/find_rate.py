@@ -20,6 +20,7 @@ from tf_finetune.fit.loop import run_adamw
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.steps import step_of, training_by
+from tf_finetune.kept import frozen_part
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 from tf_finetune.preflight import fitting, share_gpu
@@ -60,11 +61,13 @@ def find_rate(
         *before, phase = setup.phases
         with precision.computing_in(setup.precision, setup.task.backbone):
             state: dict = {}
-            for number, early in enumerate(before, 1):
-                if early.train == "head":
-                    run_phase(setup, config, early, number, run, state, say)
-                else:
+            heads = dataclasses.replace(setup, phases=[p for p in before if p.train == "head"])
+            frozen = frozen_part(heads, config, run / "cache", say) if heads.phases else None
+            for early in before:
+                if early not in heads.phases:
                     say(f"phase {early.name}: left out")
+            for number, early in enumerate(heads.phases, 1):
+                run_phase(setup, config, early, number, run, state, say, frozen=frozen)
             curve = _sweep(setup, config, phase)
     say(f"phase {phase.name}: {curve.summary()}")
     if curve.suggestion and isinstance(config.phases, str):

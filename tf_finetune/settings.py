@@ -192,7 +192,10 @@ class FitConfig:
             largest mean absolute error; 0 means any.
         peer_timeout: seconds that a worker waits for the others at the start, where a run has
             several.
-        cache: run what is frozen below the head once, not once an epoch.
+        cache: run what is frozen once, not once an epoch, where that takes less time.
+        cache_precision: in which what it gives is kept: `computed`, as it is, or `float32`,
+            `bfloat16` or `float16`.
+        cache_memory: GB of it that are held in memory; more is read from the run folder.
         seed: of the order of examples, dropout and the head's initial weights.
         strategy: over which devices an update is spread: `none`, this machine's first;
             `mirrored`, all its GPUs; `multi_worker`, those of all hosts that `TF_CONFIG`
@@ -232,6 +235,8 @@ class FitConfig:
     retained_floor: float = 0.0
     peer_timeout: float = 300.0
     cache: bool = True
+    cache_precision: str = "computed"
+    cache_memory: float = 1.0
     seed: int = 0
     strategy: str = "none"
 

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
@@ -22,7 +20,7 @@ from tf_finetune.finished import FitResult, check_same_data, load_result, versio
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
 from tf_finetune.fit.examples import examples_of_rows
-from tf_finetune.fit.feature_cache import cache_features
+from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.loop import PhaseResult, fit_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
@@ -34,6 +32,7 @@ from tf_finetune.fit.solve_phase import solve_phase
 from tf_finetune.fit.steps import step_of
 from tf_finetune.fit.strategy import told_by_chief
 from tf_finetune.interpolated import interpolate_run, retained_scores
+from tf_finetune.kept import frozen_part
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
@@ -108,8 +107,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     exports.check_model(task, formats)
     copies = 1 + len(formats) + any(phase.train != "head" for phase in phases)
-    room = copies * bytes_of(task)
-    fitted, ongoing = begun(part, config, setup, room)
+    fitted, ongoing = begun(part, config, setup, room=copies * bytes_of(task))
     if part.chief:
         setup.inputs.looks(prepared, run / folder.LOOKS)
 
@@ -182,8 +180,9 @@ def _train(
 ) -> None:
     """Runs the phases that have not ended yet."""
     state, saving = ongoing.state, ongoing.saving
+    frozen = frozen_part(setup, config, run / "cache", say)
     if setup.baseline and not state.probe:
-        state.probe = _run_aside(setup, config, setup.baseline, run, say, saving)
+        state.probe = _run_aside(setup, config, setup.baseline, run, say, saving, frozen)
         ongoing.save()
     for number, phase in enumerate(setup.phases, 1):
         if number <= len(state.results):
@@ -192,10 +191,12 @@ def _train(
             ongoing.mark_before()
         if phase.train != "head" and config.data.retained and not state.untuned:
             state.untuned = state.probe or retained_scores(setup, config)
-        result, scores = run_phase(setup, config, phase, number, run, state.optimizer, say, saving)
-        state.results.append(result)
-        state.probe = state.probe or scores
+        came = run_phase(setup, config, phase, number, run, state.optimizer, say, saving, frozen)
+        state.results.append(came[0])
+        state.probe = state.probe or came[1]
         ongoing.save()
+    if frozen:
+        frozen.remove()
 
 
 def run_phase(
@@ -207,6 +208,7 @@ def run_phase(
     state: State,
     say: Callable[[str], None],
     saving: Saving | None = None,
+    frozen: FrozenPart | None = None,
 ) -> tuple[PhaseResult, Scores]:
     """Runs a phase; where it trains the head alone, also says how good that is."""
     task, splits, fit = setup.task, setup.prepared.splits, config.fit
@@ -215,14 +217,15 @@ def run_phase(
     middle = saving.middle_of(number) if saving else None
     if middle:
         middle.restore(task.network)
-    network, store = task.network, setup.store
-    if phase.train == "head" and fit.cache:
-        say(f"phase {phase.name}: running the frozen backbone once over all rows")
-        rows = np.concatenate(list(splits.values()))
-        store = cache_features(task.encoder, store, rows, batch_size=fit.eval_batch)
+    network, store, body = task.network, setup.store, None
+    if phase.train == "head" and frozen:
+        network, store = task.head, frozen.features(number)
         if number <= 1:  # of the pretrained backbone as it is
             frozen_features.keep(run / "cache", store, splits, config.data.seed)
-        network = task.head
+    elif frozen:
+        before = middle.facts.get("cut", False) if middle else None
+        found = frozen.of_phase(number, mixes=fit.mixup > 0, before=before)
+        store, network, body = found or (store, network, None)
     if network is task.head and fit.probe_solver == "lbfgs":
         result = solve_phase(
             task,
@@ -260,7 +263,7 @@ def run_phase(
                 number=number,
                 workdir=run,
                 full=task.network,
-                step=step_of(task, network, fit),
+                step=step_of(task, network, fit, body),
                 spike_guard=fit.spike_guard,
                 ema=fit.ema,
                 steps_per_execution=fit.steps_per_execution,
@@ -285,13 +288,14 @@ def _run_aside(
     run: Path,
     say: Callable[[str], None],
     saving: Saving | None = None,
+    frozen: FrozenPart | None = None,
 ) -> Scores:
     """Scores of the head after a phase on it alone; the task is left as it was."""
     network = setup.task.network
-    frozen = {variable.path for variable in setup.task.backbone.weights}
+    backbone = {variable.path for variable in setup.task.backbone.weights}
     # The head, and the state of every dropout's random numbers.
-    before = [(v, v.numpy()) for v in network.variables if v.path not in frozen]
-    _, scores = run_phase(setup, config, phase, 0, run, {}, say, saving)
+    before = [(v, v.numpy()) for v in network.variables if v.path not in backbone]
+    _, scores = run_phase(setup, config, phase, 0, run, {}, say, saving, frozen)
     for variable, value in before:
         variable.assign(value)
     return scores

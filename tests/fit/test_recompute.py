@@ -178,7 +178,7 @@ def test_gradients_are_the_same_under_dropout(build, policy):
 def test_without_the_seeds_the_gradients_would_be_others(monkeypatch):
     """What the plain recipe does; so the test above can fail."""
     monkeypatch.setattr(recompute._Draws, "next", lambda self, draw: draw())
-    monkeypatch.setattr(recompute, "_effects", lambda graph, start: [])
+    monkeypatch.setattr(recompute, "effects", lambda graph, start: [])
     kept, again = made(bert), made(bert)
     _, expected = step_of(kept)(batch_for(kept))
     with recomputed_blocks(layer_groups(again)):

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,7 +60,7 @@ class Writer:
         dtype: to store floats in; empty for the one that they come in.
     """
 
-    def __init__(self, folder: Path, shapes: Any, dtype: str = "") -> None:
+    def __init__(self, folder: Path, shapes: Callable[[str], Shape], dtype: str = "") -> None:
         self._folder, self._shapes, self._dtype = folder, shapes, dtype
         self._kept: dict[str, Kept] = {}
         self._files: dict[str, tuple[BinaryIO, Any]] = {}
@@ -123,7 +123,9 @@ class Writer:
 
 
 @contextlib.contextmanager
-def written(folder: Path, shapes: Any, dtype: str, needed: int) -> Iterator[Writer]:
+def written(
+    folder: Path, shapes: Callable[[str], Shape], dtype: str, needed: int
+) -> Iterator[Writer]:
     """Yields a writer of what becomes `folder` at the block's end, and not before.
 
     Args:

@@ -36,6 +36,7 @@ class KeepBest(keras.callbacks.Callback):
         start: validation figures before the first epoch, named as in its logs.
         folder: for `best.weights.h5`, written under a temporary name and then renamed;
             None writes nothing. In this file adapters are merged.
+        whole: the model whose weights stand in it, where that is not the one that trains.
 
     Attributes:
         best_epoch: counted from 1; 0 while none was better than the start.
@@ -49,9 +50,11 @@ class KeepBest(keras.callbacks.Callback):
         patience: int,
         start: Mapping[str, float],
         folder: Path | None = None,
+        whole: keras.Model | None = None,
     ) -> None:
         super().__init__()
         self._folder, self._monitor, self._patience = folder, monitor, patience
+        self._whole = whole
         self._sign = 1.0 if mode == "max" else -1.0
         self._best = (-math.inf, -math.inf)
         if start and np.isfinite(self._score(start)).all():
@@ -68,7 +71,8 @@ class KeepBest(keras.callbacks.Callback):
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
             # A view of its own, without the optimiser: weights alone are a third as large.
-            self._view = keras.Model(self.model.inputs, self.model.outputs)
+            whole = self._whole or self.model
+            self._view = keras.Model(whole.inputs, whole.outputs)
         self._keep()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

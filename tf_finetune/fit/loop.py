@@ -24,6 +24,7 @@ from tf_finetune.fit.steps import KERAS, Step, training_by
 from tf_finetune.fit.watching import watching
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
+from tf_finetune.model.slicing import Suffix
 from tf_finetune.optim.carry import State, carried_into, state_of
 from tf_finetune.optim.l2_sp import Anchors
 from tf_finetune.optim.optimizers import LayerwiseAdamW, depth_multipliers
@@ -217,7 +218,9 @@ def fit_phase(
         f"up to {phase.epochs} x {examples.steps} updates"
     )
     middle = saving.middle_of(number) if saving else None
-    start, snapshot = start_of_phase(model, examples, middle)
+    # What trains on a cut is proved, and kept, as part of the whole.
+    whole = full if isinstance(model, Suffix) else None
+    start, snapshot = start_of_phase(model, examples, middle, whole)
     if start and objective.monitor not in start:
         raise UserError(
             f'monitor is "{objective.monitor}"; of this model it can be {", ".join(sorted(start))}.'
@@ -229,6 +232,7 @@ def fit_phase(
         start,
         number,
         workdir,
+        whole=whole,
         ema=ema,
         spike_guard=spike_guard,
         say=say,

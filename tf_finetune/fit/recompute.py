@@ -181,19 +181,19 @@ def _again(
     # By way of `__call__`, for the types that it casts to and for `training` inside.
     with _using(draws):
         outputs = layer(*args, **kwargs | {"training": True})
-    if graph and (does := _effects(graph, before)):
+    if graph and (does := effects(graph, before)):
         raise UserError(_refusal(layer, f"would do twice what counts once: {', '.join(does)}"))
     return outputs
 
 
-def _effects(graph: tf.Graph, start: int = 0) -> list[str]:
+def effects(graph: tf.Graph, start: int = 0) -> list[str]:
     """The kinds of operations in a graph that do more than compute from their inputs."""
     found = []
     for operation in graph.get_operations()[start:]:
         if operation.type in _NESTS:
             names = [a.name for a in operation.op_def.attr if a.type == "func"]
             called = [graph._get_function(operation.get_attr(name).name) for name in names]
-            found += [kind for function in called for kind in _effects(function.graph)]
+            found += [kind for function in called for kind in effects(function.graph)]
         elif operation.op_def.is_stateful and operation.type not in _READS:
             found.append(operation.type)
     return sorted(set(found))

@@ -16,6 +16,7 @@ from tf_finetune.fit.audit import Snapshot
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.totals import put, value_here
 from tf_finetune.fit.watching import Watching
+from tf_finetune.model.slicing import Suffix
 from tf_finetune.stopping import Stop
 
 
@@ -28,7 +29,8 @@ class Middle:
         epoch: counted from 0.
         batch: batches of the epoch that are done; never all of them.
         arrays: optimiser, metrics and callbacks.
-        facts: likewise; and of the phase's start its figures, and the digests for the audit.
+        facts: likewise; of the phase's start its figures, and the digests for the audit; and
+            whether it trains on a `cut`.
         weights: of the network, by their places, where the phase goes on.
     """
 
@@ -162,7 +164,10 @@ class SaveState(keras.callbacks.Callback):
             for kind, them in self._variables().items()
             for i, v in enumerate(them)
         }
-        facts: Facts = self._start | {"seconds": time.perf_counter() - self._began}
+        facts: Facts = self._start | {
+            "seconds": time.perf_counter() - self._began,
+            "cut": isinstance(self.model, Suffix),
+        }
         for name, part in self._parts.items():
             held, facts[name] = part.state()
             arrays |= {f"{name}/{key}": array for key, array in held.items()}
@@ -181,7 +186,10 @@ class SaveState(keras.callbacks.Callback):
 
 
 def start_of_phase(
-    model: keras.Model, examples: Examples, middle: Middle | None
+    model: keras.Model,
+    examples: Examples,
+    middle: Middle | None,
+    whole: keras.Model | None = None,
 ) -> tuple[dict[str, float], Snapshot]:
     """Validation figures of a phase's start, and what the audit compares with.
 
@@ -190,11 +198,12 @@ def start_of_phase(
         examples: of the phase.
         middle: where it goes on. The metrics of the model are then made here, as
             evaluating it would have done.
+        whole: what the audit looks at, where that is not `model`.
     """
     if not middle:
-        return validation_figures(model, examples), Snapshot(model)
+        return validation_figures(model, examples), Snapshot(whole or model)
     model._symbolic_build(data_batch=next(iter(examples.train["x"])))
-    return middle.facts["start"], Snapshot(model, middle.facts["audit"])
+    return middle.facts["start"], Snapshot(whole or model, middle.facts["audit"])
 
 
 def going_on(

@@ -63,13 +63,22 @@ class Step:
 KERAS = Step()
 
 
-def step_of(task: HeadedTask, network: keras.Model, fit: FitConfig) -> Step:
-    """The step of a run's phase, which trains the task's whole `network` or its `head`."""
+def step_of(
+    task: HeadedTask, network: keras.Model, fit: FitConfig, body: keras.Model | None = None
+) -> Step:
+    """The step of a run's phase.
+
+    Args:
+        task: of the run.
+        network: what trains: the task's `network`, its `head`, or what lies above a cut.
+        fit: of the run.
+        body: above a cut, from there to what goes into the head.
+    """
     return Step(
         micro_batch=fit.micro_batch,
         r_drop=fit.r_drop,
         mixup=fit.mixup,
-        body=task.encoder if network is task.network else None,
+        body=task.encoder if network is task.network else body,
         head=task.head,
         seed=fit.seed,
     )

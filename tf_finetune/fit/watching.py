@@ -64,6 +64,7 @@ def watching(
     number: int,
     workdir: Path | None,
     *,
+    whole: keras.Model | None = None,
     ema: float,
     spike_guard: int,
     say: Callable[[str], None],
@@ -77,11 +78,12 @@ def watching(
         start: validation figures of the phase's start.
         number: of the phase.
         workdir: the run folder; None writes nothing.
+        whole: as in `KeepBest`.
         ema: momentum of averaged weights; 0 means none.
         spike_guard: how often to go back; 0 means never.
         say: where lines for people go.
     """
-    best = best_of(phase, objective, start, number, workdir)
+    best = best_of(phase, objective, start, number, workdir, whole)
     log = MetricsLog(phase.name, examples.size, workdir / "metrics.jsonl" if workdir else None)
     average = [AveragedWeights(ema)] if ema else []
     guard = SpikeGuard(spike_guard, beside=average, say=say) if spike_guard else None
@@ -103,10 +105,11 @@ def best_of(
     start: dict[str, float],
     number: int,
     workdir: Path | None,
+    whole: keras.Model | None = None,
 ) -> KeepBest:
     """What keeps the best epoch of a phase, given as to `watching`."""
     folder = workdir / "checkpoints" / _title(phase, number) if workdir else None
-    return KeepBest(objective.monitor, objective.mode, phase.patience, start, folder)
+    return KeepBest(objective.monitor, objective.mode, phase.patience, start, folder, whole)
 
 
 def _title(phase: Phase, number: int) -> str:

@@ -161,12 +161,12 @@ def _opens(node: Any, inner: Any) -> bool:
     return names[0] == names[1] and ranks[0] == ranks[1]
 
 
-def multiply_adds(steps: Sequence[Step], steps_of: Steps, tokens: float) -> float:
+def multiply_adds(steps: Sequence[Step], model: Steps, tokens: float) -> float:
     """About how many multiplications steps take for an example, by their kernels.
 
     Args:
-        steps: of a model.
-        steps_of: that model.
+        steps: some of a model's.
+        model: all of them.
         tokens: what an axis of no fixed length counts as.
     """
     total = 0.0
@@ -174,9 +174,9 @@ def multiply_adds(steps: Sequence[Step], steps_of: Steps, tokens: float) -> floa
         if step.layer is None or not has_kernel(step.layer):
             continue
         kernels = sum(math.prod(v.shape) for v in step.weights if len(v.shape) > 1)
-        shapes = [steps_of.tensors[key].shape for key in step.writes]
+        shapes = [model.tensors[key].shape for key in step.writes]
         if shapes and len(shapes[0]) == 2:  # such as the last state of a recurrent layer
-            shapes = [steps_of.tensors[key].shape for key in step.reads[:1]]
+            shapes = [model.tensors[key].shape for key in step.reads[:1]]
         places = [[n or tokens for n in shape[1:-1]] for shape in shapes]
         total += kernels * max(map(math.prod, places), default=1.0)
     return total

@@ -136,6 +136,19 @@ def cut_of(steps: Steps) -> Cut:
     )
 
 
+def key_of(steps: Steps, tensor: keras.KerasTensor) -> Hashable:
+    """The key of a tensor of the model's own graph."""
+    return next(key for key, found in steps.tensors.items() if found is tensor)
+
+
+def cut_before(steps: Steps, tensor: keras.KerasTensor) -> Cut:
+    """A cut of which only the prefix is wanted, that ends with a tensor of the model."""
+    key = key_of(steps, tensor)
+    return Cut(
+        steps=steps, prefix=_needed(steps.all, [key]), suffix=[], kept={"kept_0": key}, passed={}
+    )
+
+
 def steps_of(model: keras.Model) -> Steps:
     """The steps of a model that can be cut.
 
@@ -224,7 +237,7 @@ class Suffix(keras.Model):
         # Inputs come in their own types, as within a graph.
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
-        self._cut, self._dtypes, self._end = cut, dict(dtypes), end
+        self._cut, self.dtypes, self._end = cut, dict(dtypes), end
         self._steps = cut.suffix if end is None else _needed(cut.suffix, [end])
         self.parts = unseen((s.layer for s in self._steps if s.layer is not None), set())
         self.built = True
@@ -236,7 +249,7 @@ class Suffix(keras.Model):
             for name, key in cut.passed.items()
         }
         for name, key in cut.kept.items():
-            values[key] = tf.cast(inputs[name], self._dtypes[name])
+            values[key] = tf.cast(inputs[name], self.dtypes[name])
             if name + _MASK in inputs:
                 # On a tensor of its own: what is given stays without.
                 values[key] = tf.identity(values[key])

@@ -13,7 +13,7 @@ from typing import Any
 
 # Each is a function that a run calls: whose it is, and its name.
 STAGES = {
-    "while features are cached": ("tf_finetune.train", "cache_features"),
+    "while features are cached": ("tf_finetune.fit.frozen_part:FrozenPart", "features"),
     "in an epoch": ("tf_finetune.fit.resuming:SaveState", "on_train_batch_end"),
     "in a save": ("tf_finetune.checkpoints.files:CheckpointFiles", "write"),
     "in a validation": ("tf_finetune.fit.resuming:SaveState", "on_test_batch_end"),

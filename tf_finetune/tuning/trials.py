@@ -13,6 +13,7 @@ import keras
 from tf_finetune.assemble import set_up
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.fit import precision
+from tf_finetune.kept import frozen_part
 from tf_finetune.model import heads
 from tf_finetune.optim.carry import State
 from tf_finetune.preflight import fitting
@@ -32,7 +33,7 @@ def run_trial(
     Args:
         config: of the trial.
         folder: for its checkpoints and logs.
-        cache: for rows and tokens, which trials share.
+        cache: for rows, tokens and activations, which trials share.
         data: as in `fine_tune`.
         reached: takes the validation figure after each phase, and whether it was the last.
         say: where lines for people go.
@@ -47,12 +48,16 @@ def run_trial(
         splits = {name: prepared.splits[name] for name in ("train", "validation")}
         splits["test"] = splits["validation"]
         setup.prepared = dataclasses.replace(prepared, splits=splits)
+        setup.baseline = None
         config = fitting(config, setup, say=say)
         state: State = {}
         monitor = heads.monitor(config.model.task)[0]
+        frozen = frozen_part(setup, config, cache, say)
         with precision.computing_in(setup.precision, setup.task.backbone):
             for number, phase in enumerate(setup.phases, 1):
-                result, _ = run_phase(setup, config, phase, number, folder, state, say)
+                result, _ = run_phase(
+                    setup, config, phase, number, folder, state, say, frozen=frozen
+                )
                 reached(float(result.figures[monitor]), number == len(setup.phases))
         return prepared.digest
     finally:

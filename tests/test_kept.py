@@ -1,0 +1,167 @@
+"""Runs whose phases train on kept activations end as those that do not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import runs
+from tests.runs import config_for, without_times
+from tf_finetune.config import Phase
+from tf_finetune.fit import frozen_part, planned_cuts
+from tf_finetune.fit.frozen_part import FrozenPart
+from tf_finetune.fit.resuming import SaveState
+from tf_finetune.train import fine_tune
+
+LAST = Phase(name="last", train="last:1", epochs=3, learning_rate=1e-2)
+NOT_CUT = "phase last: the model is not cut, because "
+
+
+@pytest.fixture(autouse=True)
+def it_pays(monkeypatch):
+    """So small a model would not be cut: reading takes as long."""
+    monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1})
+
+
+def run(preset, folder, **changes):
+    said = []
+    given = {"phases": (LAST,), "epochs": 2, "probe_baseline": False}
+    config = config_for(preset, **(given | changes))
+    return fine_tune(config, folder, runs.classes(), say=said.append), said
+
+
+def assert_close(first, second, atol=1e-6):
+    for a, b in zip(first.model.weights, second.model.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=atol, err_msg=a.path)
+
+
+def told(said, start="phase last: trains on kept activations"):
+    return [line for line in said if line.startswith(start)]
+
+
+CASES = {
+    "last block": {},
+    "dropout, averages, parts, several a call": {
+        "dropout": 0.3,
+        "ema": 0.9,
+        "micro_batch": 5,
+        "steps_per_execution": 2,
+        "gradient_checkpointing": True,
+    },
+    "two passes, mixed": {"r_drop": 0.5, "mixup": 0.4, "l2_sp": 0.1, "layer_decay": 0.8},
+    "from the disk": {"cache_memory": 0.0},
+    "balanced": {"sampling": "balanced", "pooling": "backbone"},
+}
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_a_phase_on_kept_activations_ends_as_one_without(preset, tmp_path, changes):
+    kept, said = run(preset, tmp_path / "kept", **changes)
+    whole, silent = run(preset, tmp_path / "whole", cache=False, **changes)
+    (line,) = told(said)
+    assert line.endswith("on the disk" if changes.get("cache_memory") == 0 else "in memory")
+    assert not told(silent)
+    assert_close(kept, whole)
+    for a, b in zip(kept.history, whole.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    # All frozen weights are proved the same, not only those above the cut.
+    audits = [result.metrics["phases"][0]["audit"] for result in (kept, whole)]
+    assert audits[0] == audits[1]
+    assert not list((tmp_path / "kept" / "cache").glob("activations-*"))
+    files = [(tmp_path / n / "checkpoints" / "1-last") for n in ("kept", "whole")]
+    sizes = [(folder / "best.weights.h5").stat().st_size for folder in files]
+    assert sizes[0] == sizes[1]
+
+
+def test_one_pass_makes_what_all_phases_need(preset, tmp_path, monkeypatch):
+    changes = {"phases": "gradual", "probe_baseline": True, "eval_batch": 16}
+    kept, said = run(preset, tmp_path / "kept", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(planned_cuts, "_SHARE", 2.0)  # more than all: but for the head, no cut
+        whole, _ = run(preset, tmp_path / "whole", **changes)
+    # One epoch of `open 1` alone would not pay; below `open 2` there is only the stem.
+    assert [line for line in said if "running the frozen" in line] == [
+        "phase probe: running the frozen backbone once over all rows"
+    ]
+    assert [line.partition(":")[0] for line in said if "kept activ" in line] == ["phase open 1"]
+    assert_close(kept, whole)
+
+
+def test_phases_of_one_cut_share_what_is_kept(preset, tmp_path):
+    """In half precision as it was computed, and in another."""
+    again = dataclasses.replace(LAST, name="again", epochs=1)
+    for kept_in in ("computed", "float16"):
+        given = {"phases": (LAST, again), "precision": "bfloat16", "cache_precision": kept_in}
+        result, said = run(preset, tmp_path / kept_in, **given)
+        assert sum("running the frozen" in line for line in said) == 1
+        assert [line.partition(":")[0] for line in said if "kept activations" in line] == [
+            "phase last",
+            "phase again",
+        ]
+        assert [phase["audit"]["unmoved"] for phase in result.metrics["phases"]] == [[], []]
+
+
+def killed_at(monkeypatch, call):
+    """Has training stopped at a batch, as by a kill."""
+    calls, after = [], SaveState.on_train_batch_end
+
+    def stopped(*args, **kwargs):
+        after(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SaveState, "on_train_batch_end", stopped)
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+def test_a_run_goes_on_with_what_it_kept(preset, tmp_path, monkeypatch, damaged):
+    changes = {"save_every": 1, "dropout": 0.3, "eval_batch": 16, "probe_baseline": True}
+    undisturbed, _ = run(preset, tmp_path / "undisturbed", **changes)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 11)  # of 2 epochs of 3 updates on the head, then 3 on the last block
+        with pytest.raises(KeyboardInterrupt):
+            run(preset, tmp_path / "killed", **changes)
+    (folder,) = (tmp_path / "killed" / "cache").glob("activations-*")
+    file = folder / "kept_0.bin"
+    before = file.stat().st_mtime_ns
+    if damaged:
+        file.write_bytes(b"x" * file.stat().st_size)
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenPart, "remove", lambda self: None)
+        again, said = run(preset, tmp_path / "killed", **changes)
+    assert "goes on from phase last, epoch 2, update 2" in said
+    assert (before != file.stat().st_mtime_ns) == damaged
+    assert any("running the frozen" in line for line in said) == damaged
+    assert_close(again, undisturbed, atol=0)
+    assert without_times(again.metrics) == without_times(undisturbed.metrics)
+
+
+def test_a_phase_that_trained_on_the_whole_goes_on_so(preset, tmp_path, monkeypatch):
+    changes = {"save_every": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(planned_cuts, "_SHARE", 2.0)
+        killed_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(preset, tmp_path / "killed", **changes)
+    _, said = run(preset, tmp_path / "killed", **changes)
+    assert any(line.startswith("goes on from phase last") for line in said)
+    assert not told(said)
+
+
+def test_texts_that_change_are_not_kept(preset, tmp_path):
+    result, said = run(preset, tmp_path / "run", token_deletion=0.2, epochs=1)
+    assert told(said, NOT_CUT) == [
+        NOT_CUT + "config.data changes the rows to train on in each epoch"
+    ]
+    assert len(result.history) == 3
+
+
+def test_a_full_disk_stops_no_training(preset, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(frozen_part, "written", full)
+    result, said = run(preset, tmp_path / "run")
+    assert told(said, NOT_CUT) == [NOT_CUT + "[Errno 28] No space left on device"]
+    assert len(result.history) == 3

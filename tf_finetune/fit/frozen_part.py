@@ -1,0 +1,297 @@
+"""The frozen part of a run's phases, run once over the rows and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune.config import Phase
+from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
+from tf_finetune.errors import UserError
+from tf_finetune.fit.activations import ActivationStore, NotKept, Writer, read, written
+from tf_finetune.fit.feature_cache import FeatureStore, cache_features
+from tf_finetune.fit.planned_cuts import Planned
+from tf_finetune.fit.recompute import effects
+from tf_finetune.model.blocks import Groups
+from tf_finetune.model.digests import digest_of
+from tf_finetune.model.freezing import frozen_dropout_off
+from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of, run_prefixes
+
+# What rounding may make of numbers, relative to the largest.
+_CLOSE, _ROUGH = 1e-3, 0.1
+_CHECKED = 8
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Keeping:
+    """How activations are kept in a run.
+
+    Attributes:
+        folder: where.
+        inputs: a digest of the rows' inputs.
+        computed: the precision of the run.
+        dtype: in which floats are stored; empty for that in which they were computed.
+        memory: bytes that are held in memory; more is read from the disk.
+        batch: rows a step, while they are made.
+    """
+
+    folder: Path
+    inputs: str
+    computed: str
+    dtype: str
+    memory: int
+    batch: int
+
+
+class FrozenPart:
+    """The activations of a run: made, found again, and given to its phases.
+
+    Args:
+        groups: of the network.
+        planned: by `plan_cuts`.
+        phases: as given there.
+        store: of the rows' inputs.
+        splits: the rows of each; activations are kept of `train` and `validation`.
+        encoder: from inputs to what the head trains on.
+        keeping: how.
+        say: where lines for people go.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        planned: Sequence[Planned],
+        phases: Sequence[Phase],
+        store: Store,
+        splits: dict[str, np.ndarray],
+        encoder: keras.Model,
+        keeping: Keeping,
+        say: Callable[[str], None],
+    ) -> None:
+        self._groups, self._planned, self._phases = groups, planned, phases
+        self._store, self._encoder, self._keeping, self._say = store, encoder, keeping, say
+        self._all = np.concatenate(list(splits.values()))
+        self._kept = np.concatenate([splits["train"], splits["validation"]])
+        self._is_kept = np.zeros(len(store.lengths), bool)
+        self._is_kept[self._kept] = True
+
+    def features(self, place: int) -> FeatureStore:
+        """What a head trains on, of all rows; later phases' activations are made beside it."""
+        name = self._phases[place].name
+        self._say(f"phase {name}: running the frozen backbone once over all rows")
+        if self._made_by(place):
+            try:
+                found = self._make(place, self._folders(place, place))
+                features: Any = np.zeros((len(self._store.lengths), found.shape[1]), "float32")
+                features[self._all[evaluation_order(self._store, self._all)]] = found
+                return FeatureStore(features)
+            except (NotKept, OSError) as error:
+                self._give_up(self._made_by(place), error)
+        return cache_features(self._encoder, self._store, self._all, batch_size=self._keeping.batch)
+
+    def of_phase(
+        self, place: int, *, mixes: bool = False, before: bool | None = None
+    ) -> tuple[ActivationStore, Suffix, Suffix | None] | None:
+        """What a phase, whose `trainable` is set, trains on; None where that is the whole.
+
+        Args:
+            place: of the phase.
+            mixes: what goes into the head is mixed.
+            before: where the phase goes on, whether it trained on a cut; so it does again.
+
+        Returns:
+            The activations; the model that trains on them; and of the same layers, where
+            it mixes, one that ends where the head begins.
+
+        Raises:
+            UserError: if it has to train on a cut, and cannot.
+        """
+        planned, name, key = self._planned[place], self._phases[place].name, None
+        if before is False:
+            return None
+        try:
+            if planned.cut is None:
+                raise NotCut(planned.why_not)
+            if mixes:
+                key = key_of(planned.cut.steps, self._encoder.outputs[0])
+                if not any(key in step.writes for step in planned.cut.suffix):
+                    raise NotCut("what is mixed is part of what is frozen")
+            store, suffix = self._opened(place, planned.cut)
+            if not before:
+                self._check(planned.cut, suffix, store)
+        except (NotCut, NotKept, OSError) as reason:
+            if before:
+                raise UserError(
+                    f"phase {name} went on with kept activations, which cannot be made again: "
+                    f"{reason}. Mend that, or choose another workdir to begin anew."
+                ) from None
+            if str(reason):
+                self._say(f"phase {name}: the model is not cut, because {reason}")
+            return None
+        where = "in memory" if store.in_memory else "on the disk"
+        self._say(f"phase {name}: trains on kept activations, {store.bytes / 1e6:,.1f} MB {where}")
+        body = Suffix(planned.cut, suffix.dtypes, key) if mixes else None
+        return store, suffix, body
+
+    def remove(self) -> None:
+        """Removes all activations of the run, which no phase needs any more."""
+        for folder in self._keeping.folder.glob("activations-*"):
+            shutil.rmtree(folder)
+
+    def _opened(self, place: int, cut: Cut) -> tuple[ActivationStore, Suffix]:
+        host = self._planned[place].made_by
+        folders = self._folders(host, place)
+        folder, rows = folders[place], self._rows(host)
+        rows = rows[self._is_kept[rows]]
+        sizes = self._store.lengths[rows]
+        kept = read(folder, sizes)
+        if kept is None:
+            self._say(f"phase {self._phases[place].name}: running the frozen part once over rows")
+            self._make(host, folders)
+            kept = read(folder, sizes)
+        if kept is None:
+            raise NotKept(f"what was written to {folder} cannot be read")
+        names = cut.steps.inputs
+        passed = {name: _picker(cut, list(names).index(name)) for name in cut.passed}
+        memory = self._keeping.memory
+        store = ActivationStore(folder, kept, rows, self._store, passed, memory)
+        return store, Suffix(cut, {one.name: one.computed for one in kept})
+
+    def _made_by(self, host: int) -> dict[int, Cut]:
+        return {i: p.cut for i, p in enumerate(self._planned) if p.cut and p.made_by == host}
+
+    def _give_up(self, places: Iterable[int], error: Exception) -> None:
+        for place in places:
+            self._planned[place].cut, self._planned[place].why_not = None, str(error)
+
+    def _rows(self, host: int) -> np.ndarray:
+        """Those that a pass goes over, in its order."""
+        rows = self._kept if self._planned[host].cut else self._all
+        return rows[evaluation_order(self._store, rows)]
+
+    def _make(self, host: int, folders: dict[int, Path]) -> np.ndarray:
+        """Goes over the rows once, as phase `host` did or does.
+
+        Whatever is there already, it is the same computation, so that it gives the same
+        bits.
+
+        Args:
+            host: place of the phase.
+            folders: for the activations of a phase, by its place, where they are wanted.
+
+        Returns:
+            What the head trains on, in the order of the rows, where a head's phase is `host`.
+        """
+        places = self._made_by(host)
+        cuts = [*places.values()]
+        if not self._planned[host].cut:
+            cuts.append(cut_before(cuts[0].steps, self._encoder.outputs[0]))
+        rows, size = self._rows(host), self._keeping.batch
+        dataset = evaluation_dataset(
+            self._store, np.zeros(int(rows.max()) + 1, "int8"), rows, batch_size=size
+        )
+        step = tf.function(
+            lambda x: run_prefixes(cuts, x),
+            input_signature=[dataset.element_spec[0]],
+            autograph=False,
+        )
+        features: list[np.ndarray] = []
+        with contextlib.ExitStack() as stack:
+            # Phases of the same cut share a folder.
+            wanted = {folders[place]: i for i, place in enumerate(places) if place in folders}
+            writers = {
+                i: stack.enter_context(self._writer(cuts[i], folder))
+                for folder, i in wanted.items()
+                if not folder.exists()
+            }
+            for number, (x, _) in enumerate(dataset):
+                found = step(x)
+                chosen = rows[number * size : (number + 1) * size]
+                there = self._is_kept[chosen]
+                padded = int(tf.nest.flatten(x)[0].shape[1])
+                for i, writer in writers.items():
+                    arrays = {name: array.numpy()[there] for name, array in found[i].items()}
+                    writer.add(arrays, self._store.lengths[chosen[there]], padded)
+                if len(found) > len(places):
+                    features.append(found[-1]["kept_0"].numpy())
+        return np.concatenate(features) if features else np.empty(0)
+
+    def _writer(self, cut: Cut, folder: Path) -> contextlib.AbstractContextManager[Writer]:
+        lengths = self._store.lengths[self._kept]
+        needed = cut.row_bytes(float(lengths.mean())) * len(lengths)
+        return written(folder, cut.shape, self._keeping.dtype, int(needed))
+
+    def _folders(self, host: int, first: int) -> dict[int, Path]:
+        """Of what is made together and needed from phase `first` on, by the phase's place.
+
+        They are named by all that decides what is in them.
+        """
+        keeping, found = self._keeping, dict[int, Path]()
+        facts = [keeping.inputs, keeping.computed, keeping.dtype, keeping.batch]
+        rows = self._rows(host).tobytes()
+        for place, cut in self._made_by(host).items():
+            if place < first:
+                continue
+            keys = [*cut.steps.tensors]
+            ends = [keys.index(key) for key in cut.kept.values()]
+            total = hashlib.sha256(json.dumps([*facts, ends]).encode() + rows)
+            for step in cut.prefix:
+                total.update(type(step.operation).__qualname__.encode())
+            for variable in cut.weights():
+                total.update(digest_of(variable).encode())
+            found[place] = keeping.folder / f"activations-{total.hexdigest()[:16]}"
+        return found
+
+    def _check(self, cut: Cut, suffix: Suffix, store: ActivationStore) -> None:
+        """Raises `NotCut` where training on the cut would be another training.
+
+        Rows of different lengths are compared, so that what depends on padding is found.
+        """
+        rows = self._kept[np.linspace(0, len(self._kept) - 1, _CHECKED).astype("int64")]
+        x, kept = self._store.batch(rows), store.batch(rows)
+        training = tf.function(lambda x: run_prefixes([cut], x, training=True), autograph=False)
+        with frozen_dropout_off(self._groups):
+            concrete = training.get_concrete_function(tf.nest.map_structure(tf.constant, x))
+            if does := effects(concrete.graph):
+                raise NotCut(f"its frozen part does more than compute: {', '.join(does)}")
+            (found,) = training(tf.nest.map_structure(tf.constant, x))
+        if any(step.layer.losses for step in cut.prefix if step.layer is not None):
+            raise NotCut("its frozen part adds a loss")
+        half = {*suffix.dtypes.values(), *(str(a.dtype) for a in kept.values())}
+        most = _ROUGH if half & {"bfloat16", "float16"} else _CLOSE
+        for name, array in found.items():
+            for i, row in enumerate(rows):
+                place = tuple(
+                    slice(self._store.lengths[row] if n is None else n) for n in cut.shape(name)
+                )
+                if _apart(array.numpy()[i][place], kept[name][i][place]) > most:
+                    raise NotCut("its frozen part gives something else in training")
+        whole = keras.tree.flatten(self._groups.model(x, training=False))
+        parts = keras.tree.flatten(suffix(kept, training=False))
+        if any(_apart(a, b) > most for a, b in zip(whole, parts, strict=True)):
+            raise NotCut("what it gives depends on how far rows are padded")
+
+
+def _apart(a: Any, b: Any) -> float:
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    return float(np.max(np.abs(a - b), initial=0) / max(np.max(np.abs(a), initial=0), 1))
+
+
+def _picker(cut: Cut, number: int) -> Callable[[Any], np.ndarray]:
+    """Finds an input of the model in a batch."""
+    name = cut.steps.tensors["input", number].name
+
+    def pick(batch: Any) -> np.ndarray:
+        return batch[name] if isinstance(batch, dict) else tf.nest.flatten(batch)[number]
+
+    return pick

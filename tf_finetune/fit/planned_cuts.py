@@ -1,0 +1,104 @@
+"""Which phases of a run train on a cut: a rule by which nothing has to be timed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_finetune.config import Phase
+from tf_finetune.fit.audit import may_change
+from tf_finetune.model.blocks import Groups
+from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.laid_open import multiply_adds
+from tf_finetune.model.slicing import Cut, NotCut, cut_of, steps_of
+
+# What a processor multiplies while a byte is read, at 100 GFLOP/s and 1 GB/s; a GPU at 10
+# TFLOP/s. A rule and no measurement, so that a run does the same each time.
+_A_BYTE = {"CPU": 50, "GPU": 5_000}
+# A frozen part that is less of the whole than this is not worth a second model.
+_SHARE = 0.05
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Planned:
+    """A phase that trains on a cut, or why it does not.
+
+    Attributes:
+        cut: None where it does not.
+        why_not: then; empty where nothing in it is frozen.
+        made_by: the place of the phase in whose pass over the rows the activations are made.
+        alone: that is the phase itself.
+    """
+
+    cut: Cut | None = None
+    why_not: str = ""
+    made_by: int = 0
+    alone: bool = True
+
+
+def plan_cuts(
+    groups: Groups, phases: Sequence[Phase], tokens: float, *, first: int = 0
+) -> list[Planned]:
+    """Decides for each phase of a run; `trainable` is then that of the last.
+
+    A pass over the rows makes what all later phases need of it too, as long as no phase in
+    between changes weights in their prefix. So a phase of one epoch, which alone would not
+    pay, costs nothing but the room for it. Phases that train the head alone have features
+    of their own, for which the frozen part is run over all rows anyway; they get no cut.
+
+    Args:
+        groups: of the network.
+        phases: in the order of their training.
+        tokens: of a row, on average.
+        first: of these, the place of the one with which training begins.
+    """
+    try:
+        steps = steps_of(groups.model)
+    except NotCut as reason:
+        return [Planned(why_not=str(reason)) for _ in phases]
+    found, changed = list[Planned](), list[set[int]]()
+    for phase in phases:
+        set_trainable(groups, phase.train, phase.batch_norm)
+        changed.append(may_change(groups.model))
+        with frozen_dropout_off(groups):
+            try:
+                found.append(Planned(cut=cut_of(steps), made_by=len(found)))
+            except NotCut:
+                found.append(Planned())
+    for i, (planned, phase) in enumerate(zip(found, phases, strict=True)):
+        if planned.cut is None or phase.train == "head":
+            planned.cut = None
+            continue
+        prefix = {id(v) for v in planned.cut.weights()}
+        hosts = [
+            j
+            for j in range(first, i)
+            if (found[j].cut or phases[j].train == "head")
+            and not any(prefix & ids for ids in changed[j:i])
+        ]
+        planned.made_by = min(hosts, default=i)
+        planned.alone = planned.made_by == i
+        why_not = _does_not_pay(planned.cut, phase.epochs, tokens, alone=planned.alone)
+        if why_not:
+            planned.cut, planned.why_not = None, why_not
+    return found
+
+
+def _does_not_pay(cut: Cut, epochs: int, tokens: float, *, alone: bool) -> str:
+    """Why it does not; empty where it does."""
+    steps = cut.steps
+    spared = multiply_adds(cut.prefix, steps, tokens)
+    whole = multiply_adds(steps.all, steps, tokens)
+    if spared < _SHARE * whole:
+        return f"only {spared / max(whole, 1):.0%} of the multiplications are in its frozen part"
+    # Its own pass takes as long as an epoch's.
+    times = epochs - alone
+    if times < 1:
+        return "one epoch computes it once"
+    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    moved = (epochs + 1) * cut.row_bytes(tokens)
+    if spared * times < _A_BYTE[device] * moved:
+        return f"reading {cut.row_bytes(tokens) / 1e3:,.0f} kB a row would take as long"
+    return ""

@@ -1,0 +1,77 @@
+"""What of a run's network is run once over its rows, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tf_finetune.assemble import Setup
+from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.fit.frozen_part import FrozenPart, Keeping
+from tf_finetune.fit.planned_cuts import Planned, plan_cuts
+from tf_finetune.fit.replicas import replicated
+from tf_finetune.model.blocks import layer_groups
+
+_GB = 1_000_000_000
+
+
+def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
+    """For the baseline and each phase of a run, whether it trains on a cut.
+
+    The first is of no phase where there is no baseline.
+    """
+    task = setup.task
+    groups = layer_groups(task.network, task.backbone)
+    phases = _phases(setup)
+    tokens = float(np.mean(setup.store.lengths[setup.prepared.splits["train"]]))
+    reason = ""
+    if setup.inputs.noise:
+        reason = "config.data changes the rows to train on in each epoch"
+    elif replicated():
+        reason = "under a distribution strategy only the head trains on what is kept"
+    if reason:
+        # Nothing is said where there is nothing to keep, or the head's features are kept.
+        whole = ("all", "head")
+        return [Planned(why_not="" if p.train in whole else reason) for p in phases]
+    return plan_cuts(groups, phases, tokens, first=0 if setup.baseline else 1)
+
+
+def frozen_part(
+    setup: Setup, config: FineTuneConfig, folder: Path, say: Callable[[str], None]
+) -> FrozenPart | None:
+    """The frozen part of the phases of a run, whose baseline is phase 0.
+
+    Args:
+        setup: of the run.
+        config: of the run; None is kept where it says so.
+        folder: for activations, which other runs on the same rows may share.
+        say: where lines for people go.
+    """
+    task, fit = setup.task, config.fit
+    if not fit.cache:
+        return None
+    keeping = Keeping(
+        folder=folder,
+        inputs=f"{setup.prepared.digest} {setup.inputs.size} {config.model}",
+        computed=setup.precision,
+        dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
+        memory=int(fit.cache_memory * _GB),
+        batch=fit.eval_batch,
+    )
+    return FrozenPart(
+        layer_groups(task.network, task.backbone),
+        cuts_of_run(setup, config),
+        _phases(setup),
+        setup.store,
+        setup.prepared.splits,
+        task.encoder,
+        keeping,
+        say,
+    )
+
+
+def _phases(setup: Setup) -> list[Phase]:
+    """By their numbers, of which the baseline's is 0."""
+    return [setup.baseline or setup.phases[0], *setup.phases]
