@@ -171,8 +171,8 @@ def short(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("moment", "place"),
     [
         (Moment(train, "run_phase", 2), "the end of phase probe"),
-        (Moment(train, "_evaluate"), "the end of phase tune"),
-        (Moment(train.export, "export"), "the end of phase tune"),
+        (Moment(train, "judge"), "the end of phase tune"),
+        (Moment(train.exports, "export_all"), "the end of phase tune"),
         (Moment(train.report, "render"), "the end of phase tune"),
         (Moment(train.folder, "write_atomically", 4), "the end of phase tune"),
     ],

@@ -18,8 +18,8 @@ STAGES = {
     "in a save": ("tf_finetune.checkpoints.files:CheckpointFiles", "write"),
     "in a validation": ("tf_finetune.fit.resuming:SaveState", "on_test_batch_end"),
     "between two phases": ("tf_finetune.resume:Ongoing", "save"),
-    "in the evaluation": ("tf_finetune.train", "_evaluate"),
-    "in the export": ("tf_finetune.results.export", "export"),
+    "in the evaluation": ("tf_finetune.train", "judge"),
+    "in the export": ("tf_finetune.results.exports", "export_all"),
 }
 
 
