@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests import runs
+from tests.pictures import arrays_of_pictures
 from tests.runs import config_for, without_times
+from tests.tiny_pictures import save_image_preset
 from tf_finetune.config import Phase
 from tf_finetune.fit import frozen_part, planned_cuts
 from tf_finetune.fit.frozen_part import FrozenPart
@@ -71,6 +73,20 @@ def test_a_phase_on_kept_activations_ends_as_one_without(preset, tmp_path, chang
     files = [(tmp_path / n / "checkpoints" / "1-last") for n in ("kept", "whole")]
     sizes = [(folder / "best.weights.h5").stat().st_size for folder in files]
     assert sizes[0] == sizes[1]
+
+
+def test_pictures_are_kept_too_where_they_do_not_change(tmp_path):
+    preset = save_image_preset(tmp_path / "tiny.keras")
+    rows = arrays_of_pictures(count=20)
+    found = []
+    for cache in (True, False):
+        said: list[str] = []
+        config = config_for(preset, phases=(LAST,), probe_baseline=False, cache=cache)
+        config.model.sequence_length = 0
+        found.append(fine_tune(config, tmp_path / str(cache), rows, say=said.append))
+        assert bool(told(said)) is cache
+    assert_close(*found)
+    assert found[0].metrics["phases"][0]["audit"] == found[1].metrics["phases"][0]["audit"]
 
 
 def test_one_pass_makes_what_all_phases_need(preset, tmp_path, monkeypatch):

@@ -7,9 +7,11 @@ import tensorflow as tf
 
 from tests.model.test_blocks import FAMILIES
 from tests.tiny import two_headed
+from tests.tiny_pictures import tiny_image_task
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.flow import graph_of
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.model.laid_open import multiply_adds
 from tf_finetune.model.slicing import NotCut, Suffix, cut_of, run_prefixes, steps_of
 
 layers = keras.layers
@@ -249,6 +251,18 @@ def test_models_that_are_more_than_a_graph_are_not_cut():
 def test_nothing_is_cut_where_nothing_is_frozen():
     with pytest.raises(NotCut, match="no frozen layers below what trains"):
         cut_for(FAMILIES["BERT classifier"][0](), "all")
+
+
+def test_what_is_kept_of_pictures_is_measured_at_their_size():
+    """The backbone inside takes pictures of any size, the task those of one."""
+    task = tiny_image_task()
+    groups = layer_groups(task.network, task.backbone)
+    set_trainable(groups, "last:1", "freeze")
+    cut = cut_of(steps_of(task.network))
+    kept = run_prefixes([cut], np.zeros((2, 32, 32, 3), "float32"))[0]
+    assert cut.row_bytes(tokens=1) == sum(x.numpy().nbytes for x in kept.values()) / 2 == 4096
+    # The stem by each 4 x 4 pixels, and a block at each of these places.
+    assert multiply_adds(cut.prefix, cut.steps, tokens=1) == 64 * (4 * 4 * 3 * 16 + 9 * 16 * 16)
 
 
 def test_cuts_of_several_phases_are_filled_in_one_pass():

@@ -80,6 +80,8 @@ class Steps:
         inputs: keys of the inputs, by their names.
         outputs: keys of what the model gives.
         tensors: the symbolic tensor behind each key.
+        shapes: of each, with the size of the batch; more may be fixed than a symbol inside a
+            nested graph says, which fits other sizes of pictures too.
     """
 
     model: keras.Model
@@ -87,6 +89,7 @@ class Steps:
     inputs: dict[str, Hashable]
     outputs: list[Hashable]
     tensors: dict[Hashable, keras.KerasTensor]
+    shapes: dict[Hashable, tuple[int | None, ...]]
 
     def given(self, x: Any) -> Values:
         """The inputs of a batch, in any form that the model takes, by their keys."""
@@ -115,7 +118,29 @@ def laid_open(model: keras.Model) -> Steps:
     keys = list(inputs.values())
     tensors = dict(zip(keys, graph.inputs, strict=True))
     steps, outputs = _opened(graph, keys, tensors)
-    return Steps(model=model, all=steps, inputs=inputs, outputs=outputs, tensors=tensors)
+    shapes = _shapes(steps, tensors)
+    return Steps(
+        model=model, all=steps, inputs=inputs, outputs=outputs, tensors=tensors, shapes=shapes
+    )
+
+
+def _shapes(
+    steps: Sequence[Step], tensors: dict[Hashable, keras.KerasTensor]
+) -> dict[Hashable, tuple[int | None, ...]]:
+    """Of each tensor, where a nested graph is called on something more exact than its input."""
+    specs = dict(tensors)
+    for step in steps:
+        if isinstance(step, Entry):
+            shape = specs[step.reads[0]].shape
+            specs[step.writes[0]] = keras.KerasTensor(shape, dtype=step.operation.dtype)
+        elif [specs[key].shape for key in step.reads] != [x.shape for x in step.node.input_tensors]:
+            args, kwargs = step._arguments(specs)
+            try:
+                found = keras.tree.flatten(step.operation.compute_output_spec(*args, **kwargs))
+            except (TypeError, ValueError, NotImplementedError):  # it cannot tell: as it was said
+                continue
+            specs.update(zip(step.writes, found, strict=True))
+    return {key: tuple(spec.shape) for key, spec in specs.items()}
 
 
 def _opened(
@@ -174,9 +199,9 @@ def multiply_adds(steps: Sequence[Step], model: Steps, tokens: float) -> float:
         if step.layer is None or not has_kernel(step.layer):
             continue
         kernels = sum(math.prod(v.shape) for v in step.weights if len(v.shape) > 1)
-        shapes = [model.tensors[key].shape for key in step.writes]
+        shapes = [model.shapes[key] for key in step.writes]
         if shapes and len(shapes[0]) == 2:  # such as the last state of a recurrent layer
-            shapes = [model.tensors[key].shape for key in step.reads[:1]]
+            shapes = [model.shapes[key] for key in step.reads[:1]]
         places = [[n or tokens for n in shape[1:-1]] for shape in shapes]
         total += kernels * max(map(math.prod, places), default=1.0)
     return total

@@ -58,7 +58,7 @@ class Cut:
 
     def shape(self, name: str) -> tuple[int | None, ...]:
         """Of what is kept under a name, for one example; None is an axis of tokens."""
-        shape = self.steps.tensors[self.kept[name.removesuffix(_MASK)]].shape[1:]
+        shape = self.steps.shapes[self.kept[name.removesuffix(_MASK)]][1:]
         return tuple(shape[:1] if name.endswith(_MASK) else shape)
 
     def row_bytes(self, tokens: float) -> float:
@@ -67,7 +67,7 @@ class Cut:
         Args:
             tokens: what an axis of no fixed length counts as.
         """
-        return sum(_bytes(self.steps.tensors[key], tokens) for key in self.kept.values())
+        return sum(_bytes(self.steps, key, tokens) for key in self.kept.values())
 
     def weights(self) -> list[keras.Variable]:
         """Of the prefix, each once."""
@@ -213,12 +213,12 @@ def _give_way(steps: Steps, prefix: Sequence[Step], suffix: Sequence[Step]) -> l
 def _size(steps: Steps, suffix: Sequence[Step]) -> float:
     inputs = set(steps.inputs.values())
     kept = set(_read(steps, suffix)) - inputs
-    return sum(_bytes(steps.tensors[key], _TOKENS) for key in kept)
+    return sum(_bytes(steps, key, _TOKENS) for key in kept)
 
 
-def _bytes(tensor: keras.KerasTensor, tokens: float) -> float:
-    width = np.dtype(tf.as_dtype(tensor.dtype).as_numpy_dtype).itemsize
-    return width * math.prod(n or tokens for n in tensor.shape[1:])
+def _bytes(steps: Steps, key: Hashable, tokens: float) -> float:
+    width = np.dtype(tf.as_dtype(steps.tensors[key].dtype).as_numpy_dtype).itemsize
+    return width * math.prod(n or tokens for n in steps.shapes[key][1:])
 
 
 class Suffix(keras.Model):
