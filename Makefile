@@ -64,7 +64,7 @@ test-all: install
 	$(PY) -m pytest -n 2 --cov --cov-report=term
 
 notebooks: install
-	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
+	$(PY) -m pytest --nbmake --nbmake-timeout=600 --durations=0 notebooks
 
 lint: install
 	$(VENV)/bin/ruff check
