@@ -257,6 +257,6 @@ def test_the_summary_is_short_and_points_to_the_rest():
     assert lines[0].startswith(f"test: accuracy {card['test']['accuracy']:.1%} (")
     assert len(lines) == 5
     assert lines[-2:] == [
-        "report: runs/x/report.md; model: runs/x/model.keras",
+        "report: runs/x/report.html (or .md); model: runs/x/model.keras",
         "export: runs/x/export/saved_model/1",
     ]

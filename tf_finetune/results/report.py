@@ -76,7 +76,7 @@ def summary(card: Mapping[str, Any], workdir: Path) -> str:
         lines.append(f"      {with_interval(scores, name)} {BASELINES.get(key, key)}")
     if "retained" in card:
         lines.append("retained: " + retention.line(card))
-    lines.append(f"report: {workdir / 'report.md'}; model: {workdir / 'model.keras'}")
+    lines.append(f"report: {workdir / 'report.html'} (or .md); model: {workdir / 'model.keras'}")
     if card.get("export"):
         lines.append(f"export: {card['export']['path']}")
     return "\n".join(lines)
