@@ -203,7 +203,7 @@ def test_settings(argument: str, said: str, refused: Refused) -> None:
     ("arguments", "said"),
     [
         (["--config.data.path=good.csv"], "--workdir is missing; it names the run's folder"),
-        (["--workdir=run", "--mode=tune"], '--mode is "tune"; allowed: train, plan, find_rate'),
+        (["--workdir=run", "--mode=fit"], '--mode is "fit"; allowed: train, plan, find_rate'),
         (["--wrokdir=run"], 'there is no flag --wrokdir. Did you mean "--workdir"?'),
         (["--workdir=run", "--config=good.csv"], '--config "good.csv" is no Python file'),
         (["--workdir=run", "--config=none.py"], "defines no function get_config()"),
