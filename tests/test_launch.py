@@ -71,9 +71,9 @@ def test_the_console_script_is_this() -> None:
 
 
 def test_arguments_go_to_tf_finetune(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["tf-finetune-launch", "--workers=1", "--", "--mode=tune"]) == 2
+    assert run(["tf-finetune-launch", "--workers=1", "--", "--mode=fit"]) == 2
     message = capfd.readouterr().err
-    assert message.startswith('[worker 0] tf-finetune: --mode is "tune"; allowed: train,')
+    assert message.startswith('[worker 0] tf-finetune: --mode is "fit"; allowed: train,')
 
 
 def test_cores_are_divided_and_set_values_kept(launch) -> None:

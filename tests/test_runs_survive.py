@@ -13,7 +13,7 @@ import pytest
 from tests.disks import fill, mounted
 from tests.mistakes import refusal, said, snapshot, table
 from tests.runs import Run
-from tf_finetune import assemble, main, train
+from tf_finetune import assemble, inputs, main, train
 from tf_finetune.fit.checkpoints import KeepBest
 from tf_finetune.results import export, predict
 
@@ -131,7 +131,7 @@ def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPat
     ("owner", "name", "finished_files"),
     [
         (assemble, "prepare", []),
-        (assemble, "tokenize", []),
+        (inputs, "tokenize", []),
         (train, "run_phase", []),
         (KeepBest, "on_epoch_end", []),
         (train, "written_whole", []),
