@@ -98,27 +98,34 @@ def _mistakes(
 ) -> list[dict[str, Any]]:
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
     rows, found = setup.prepared.splits["test"], []
-    for position, badness in worst(task.kind, outputs, labels, _MISTAKES):
+    bad = worst(task.kind, outputs, labels, _MISTAKES)
+    alike = _neighbours(setup, task, [int(rows[position]) for position, _ in bad], features)
+    for position, badness in bad:
         row = int(rows[position])
         mistake = _told(setup, task, row) | {"badness": badness}
         mistake["chosen"] = _named(task, outputs[position], chosen=True)
-        mistake["neighbours"] = _neighbours(setup, task, row, features)
+        mistake["neighbours"] = alike.get(row, [])
         found.append(mistake)
     return found
 
 
 def _neighbours(
-    setup: Setup, task: HeadedTask, row: int, features: Features
-) -> list[dict[str, Any]]:
-    if not features or row not in features["test"][0]:
-        return []
+    setup: Setup, task: HeadedTask, asked: list[int], features: Features
+) -> dict[int, list[dict[str, Any]]]:
+    """By test row the training rows most like it, of those whose features were kept."""
+    known = [row for row in asked if row in features["test"][0]] if features else []
+    if not known:
+        return {}
     rows, vectors = features["test"]
-    query = vectors[np.searchsorted(rows, row)][np.newaxis]
-    places, alike = nearest(query, features["train"][1], _NEIGHBOURS)
-    return [
-        _told(setup, task, int(features["train"][0][i])) | {"similarity": float(similarity)}
-        for i, similarity in zip(places[0], alike[0], strict=True)
-    ]
+    queries = vectors[np.searchsorted(rows, known)]
+    places, alike = nearest(queries, features["train"][1], _NEIGHBOURS)
+    return {
+        row: [
+            _told(setup, task, int(features["train"][0][i])) | {"similarity": float(similarity)}
+            for i, similarity in zip(near, similar, strict=True)
+        ]
+        for row, near, similar in zip(known, places, alike, strict=True)
+    }
 
 
 def _labels(
