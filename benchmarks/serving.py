@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from tf_finetune.results.load import load_model
+from tf_finetune.exports.load import load_model
 
 SERVER = Path(__file__).resolve().parent.parent / "examples" / "serve.py"
 NAME = "bench"

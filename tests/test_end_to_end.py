@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tf_finetune.results.load import load_model
+from tf_finetune.exports.load import load_model
 
 pytestmark = pytest.mark.real
 

@@ -48,7 +48,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "train": {"fine_tune": None},
         "plan": {"plan": "the plan"},
         "rerun": {"evaluate_run": "accuracy 0.9", "export_run": "exported"},
-        "results.load": {"load_model": "the model"},
+        "exports.load": {"load_model": "the model"},
         "results.predict": {
             "predict_file": types.SimpleNamespace(rows=1234, undecodable=2, output=Path("o.csv")),
             "predict_texts": ["a row"],

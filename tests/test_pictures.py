@@ -9,10 +9,10 @@ from tests.pictures import arrays_of_pictures, folder_of_pictures
 from tests.runs import config_for, without_times
 from tests.tiny_pictures import save_image_preset
 from tf_finetune.errors import UserError
+from tf_finetune.exports.load import load_model
 from tf_finetune.finished import FitResult
 from tf_finetune.plan import plan
 from tf_finetune.rerun import evaluate_run, export_run
-from tf_finetune.results.load import load_model
 from tf_finetune.results.predict import predict_file, predict_texts
 from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.train import fine_tune

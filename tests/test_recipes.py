@@ -9,10 +9,10 @@ from tests.runs import config_for
 from tf_finetune.assemble import set_up
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
+from tf_finetune.exports.load import load_model
 from tf_finetune.model import backbones
 from tf_finetune.model.freezing import lora_layers
 from tf_finetune.model.lora import load_adapter
-from tf_finetune.results.load import load_model
 from tf_finetune.train import fine_tune
 
 TEXTS = ["the plot was good", "bad film", ""]

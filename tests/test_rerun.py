@@ -12,9 +12,9 @@ import pytest
 
 from tests import runs
 from tf_finetune.errors import UserError
+from tf_finetune.exports.load import load_model
+from tf_finetune.exports.parity import HARD_TEXTS
 from tf_finetune.rerun import evaluate_run, export_run
-from tf_finetune.results.load import load_model
-from tf_finetune.results.parity import HARD_TEXTS
 
 NEW = {
     "text": ["good film good film", "bad bad was", "is a fine good plot", "poor poor poor bad"],

@@ -14,8 +14,9 @@ from tests.disks import fill, mounted
 from tests.mistakes import refusal, said, snapshot, table
 from tests.runs import Run
 from tf_finetune import assemble, inputs, main, train
+from tf_finetune.exports import saved_model
 from tf_finetune.fit.checkpoints import KeepBest
-from tf_finetune.results import export, predict
+from tf_finetune.results import predict
 
 
 @pytest.fixture
@@ -135,8 +136,8 @@ def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPat
         (train, "run_phase", []),
         (KeepBest, "on_epoch_end", []),
         (train, "written_whole", []),
-        (export, "_write", ["model.keras"]),
-        (train.report, "render", ["model.keras"]),
+        (saved_model, "_write", ["model.keras"]),
+        (train.markdown, "render", ["model.keras"]),
     ],
 )
 def test_the_disk_gets_full_in_training(
@@ -179,7 +180,7 @@ def test_the_disk_gets_full_in_a_second_export(
     if when == "before":
         fill(disk)
     else:
-        fill_before(disk, export, "_write", monkeypatch)
+        fill_before(disk, saved_model, "_write", monkeypatch)
     before = snapshot(disk / "run")
     assert main.run(["tf-finetune", "--workdir=disk/run", "--mode=export"]) == 2
     message = said(capfd)

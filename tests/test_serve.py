@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tf_finetune.results.load import load_model
+from tf_finetune.exports.load import load_model
 
 FILE = Path(__file__).parent.parent / "examples" / "serve.py"
 TEXTS = ["good film", "bad plot bad", "fine 👍 film\x00"]

@@ -15,10 +15,10 @@ from tests import runs
 from tests.runs import config_for
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
+from tf_finetune.exports.load import load_model
 from tf_finetune.model import backbones
 from tf_finetune.plan import plan
 from tf_finetune.results.calibration import error
-from tf_finetune.results.load import load_model
 from tf_finetune.train import fine_tune
 
 SAMPLE = ["the plot was good", "bad film", "", "good good was a bad plot is the film"]

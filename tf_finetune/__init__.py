@@ -21,7 +21,7 @@ _LAZY = {
     "fine_tune": "tf_finetune.train",
     "fit_phases": "tf_finetune.fit.phased",
     "load_adapter": "tf_finetune.model.lora",
-    "load_model": "tf_finetune.results.load",
+    "load_model": "tf_finetune.exports.load",
     "merge_lora": "tf_finetune.model.lora",
     "save_adapter": "tf_finetune.model.lora",
     "selftest": "tf_finetune.proof.selftest",

@@ -170,7 +170,7 @@ def _predict(command: Command) -> None:
         check_output(command.output)
         _check_data(command.config.data, command.input, labelled=False)
     _start_tensorflow()
-    from tf_finetune.results.load import load_model
+    from tf_finetune.exports.load import load_model
 
     model = load_model(command.workdir)
     if command.input is None:

@@ -14,7 +14,7 @@ from tf_finetune import workdir as folder
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
-from tf_finetune.results.load import load_model
+from tf_finetune.exports.load import load_model
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

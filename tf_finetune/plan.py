@@ -18,6 +18,7 @@ import tensorflow as tf
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.pipeline import plan_epoch
+from tf_finetune.exports import every_format
 from tf_finetune.fit import precision
 from tf_finetune.fit.activations import Kept
 from tf_finetune.fit.loop import compile_phase, run_adamw
@@ -30,7 +31,6 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 from tf_finetune.model.slicing import Cut, Suffix, key_of, run_prefixes
 from tf_finetune.preflight import fitting, share_gpu
-from tf_finetune.results import exports
 from tf_finetune.settings import FitConfig
 
 _FLOAT = 4
@@ -262,7 +262,7 @@ def _table(phases: list[Phase], costs: list[dict[str, float]]) -> str:
 def _totals(config: FineTuneConfig, costs: list[dict[str, float]], cache: int) -> str:
     seconds = sum(cost["seconds"] for cost in costs)
     # Beside the best weights: checkpoints, the Keras model, the exports, and the data.
-    model = costs[0]["total"] * (1 + len(exports.wanted(config.results))) * _FLOAT
+    model = costs[0]["total"] * (1 + len(every_format.wanted(config.results))) * _FLOAT
     saved = _CHECKPOINTS * _FLOAT * max(cost["trainable"] for cost in costs)
     disk = sum(cost["disk"] for cost in costs) + saved + model + cache
     return (

@@ -18,9 +18,11 @@ from tf_finetune.data.content import scan
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.text import texts_of
 from tf_finetune.errors import UserError
-from tf_finetune.results import evaluate, exports, report
-from tf_finetune.results.load import load_model
-from tf_finetune.results.parity import PARITY_TEXTS
+from tf_finetune.exports import every_format
+from tf_finetune.exports.load import load_model
+from tf_finetune.exports.parity import PARITY_TEXTS
+from tf_finetune.report import markdown
+from tf_finetune.results import evaluate
 from tf_finetune.results.wording import NAMES, with_interval
 from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import CARD, check_finished, read_config
@@ -49,7 +51,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     check_finished(Path(workdir))
     config = read_config(workdir)
     if path is None:
-        return report.summary(json.loads((Path(workdir) / CARD).read_text()), Path(workdir))
+        return markdown.summary(json.loads((Path(workdir) / CARD).read_text()), Path(workdir))
     model = load_model(workdir)
     kind = config.model.task
     data = unsplit(data or config.data, path)
@@ -144,9 +146,9 @@ def export_run(
     check_finished(Path(workdir))
     config = read_config(workdir)
     folder, formats = output or Path(workdir) / "export", formats or config.results.formats
-    exports.check_exports(folder, formats)
+    every_format.check_exports(folder, formats)
     model = load_model(workdir)
-    exports.check_model(model, formats)
+    every_format.check_model(model, formats)
     texts = model.column == "text"
     rows = _test_rows(Path(workdir))
     if texts:
@@ -159,7 +161,7 @@ def export_run(
         f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); equal to the model within "
         f"{info.max_difference:.1e} on {info.texts} {word}s in a fresh process"
         + (f", {info.milliseconds:.1f} ms a {word}" if info.milliseconds else "")
-        for info in exports.export_all(model, folder, examples, formats).values()
+        for info in every_format.export_all(model, folder, examples, formats).values()
     )
 
 

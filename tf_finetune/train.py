@@ -16,6 +16,8 @@ from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.exports import every_format
+from tf_finetune.exports.parity import PARITY_TEXTS
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
@@ -37,10 +39,10 @@ from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
-from tf_finetune.results import exports, frozen_features, model_card, page, report
+from tf_finetune.report import markdown, model_card, page
+from tf_finetune.results import frozen_features
 from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.judgement import judge
-from tf_finetune.results.parity import PARITY_TEXTS
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -98,14 +100,14 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     """`fine_tune`, in a folder that is this run's alone."""
     began = time.perf_counter()
     run, say = part.folder, part.say
-    formats = exports.wanted(config.results)
-    exports.check_exports(run / "export", formats)
+    formats = every_format.wanted(config.results)
+    every_format.check_exports(run / "export", formats)
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
     part.agree(setup.prepared.digest)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
-    exports.check_model(task, formats)
+    every_format.check_model(task, formats)
     copies = 1 + len(formats) + any(phase.train != "head" for phase in phases)
     fitted, ongoing = begun(part, config, setup, room=copies * bytes_of(task))
     if part.chief:
@@ -137,7 +139,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
     parity = setup.examples(prepared.splits["test"][:PARITY_TEXTS])
-    exported = exports.export_all(task, run / "export", parity, formats)
+    exported = every_format.export_all(task, run / "export", parity, formats)
     card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
@@ -155,19 +157,19 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         "precision": setup.precision,
         "micro_batch": fitted.fit.micro_batch,
         **setup.inputs.size,
-        **exports.for_card(exported),
+        **every_format.for_card(exported),
         "versions": versions(),
         "command": command,
         "data_digest": prepared.digest,
     }
     card = json.loads(json.dumps(card, default=str))
-    folder.write_atomically(run / "report.md", report.render(card, config, prepared))
+    folder.write_atomically(run / "report.md", markdown.render(card, config, prepared))
     folder.write_atomically(run / "report.html", page.render(card, config, prepared))
     folder.write_atomically(run / "README.md", model_card.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
     ongoing.files.prune(1)
-    say(report.summary(card, run))
+    say(markdown.summary(card, run))
     return FitResult(metrics=card, history=folder.read_history(run), model=task, workdir=run)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests import runs
 from tests.runs import config_for
+from tf_finetune.exports.load import load_model
 from tf_finetune.results import frozen_features
-from tf_finetune.results.load import load_model
 from tf_finetune.train import fine_tune
 
 

@@ -19,7 +19,7 @@ STAGES = {
     "in a validation": ("tf_finetune.fit.resuming:SaveState", "on_test_batch_end"),
     "between two phases": ("tf_finetune.resume:Ongoing", "save"),
     "in the evaluation": ("tf_finetune.train", "judge"),
-    "in the export": ("tf_finetune.results.exports", "export_all"),
+    "in the export": ("tf_finetune.exports.every_format", "export_all"),
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.findings import Findings
+from tf_finetune.report.markdown import render, summary
 from tf_finetune.results import evaluate
-from tf_finetune.results.report import render, summary
 
 NAMES = ("bad", "good|fine")
 

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tf_finetune.results.hugging_face_tokenizer import write_tokenizer
-from tf_finetune.results.parity import result_name, run_fresh
+from tf_finetune.exports.hugging_face_tokenizer import write_tokenizer
+from tf_finetune.exports.parity import result_name, run_fresh
 
 LITERT_FILE, ONNX_FILE = "model.tflite", "model.onnx"
 # LiteRT's own operations alone: no interpreter needs TensorFlow's beside it.

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.results.conftest import TEXTS, make_task
+from tests.exports.conftest import TEXTS, make_task
 from tf_finetune.errors import UserError
-from tf_finetune.results import export as module
-from tf_finetune.results import export_folder
-from tf_finetune.results.export import export
-from tf_finetune.results.parity import HARD_TEXTS, ExportError
+from tf_finetune.exports import folder as export_folder
+from tf_finetune.exports import saved_model as module
+from tf_finetune.exports.parity import HARD_TEXTS, ExportError
+from tf_finetune.exports.saved_model import export
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_a_disk_that_fills_while_writing_leaves_nothing(tmp_path, task, monkeypa
 def test_a_kill_while_writing_leaves_the_former_export(tmp_path):
     code = """
 import os, sys
-from tf_finetune.results.export_folder import mark, placing
+from tf_finetune.exports.folder import mark, placing
 def write(text):
     with placing(sys.argv[1], 1) as path:
         path.mkdir()

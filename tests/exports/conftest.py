@@ -2,9 +2,9 @@ import keras_hub
 import numpy as np
 import pytest
 
+from tf_finetune.exports.saved_model import export
 from tf_finetune.model.task import TextTask
 from tf_finetune.model.wordpiece import FaithfulBertTokenizer
-from tf_finetune.results.export import export
 
 WORDS = ("the", "film", "is", "good", "bad", "fine", "great", "movie", "not", "very", "word")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"

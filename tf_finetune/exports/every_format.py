@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
-from tf_finetune.model.image_task import ImageTask
-from tf_finetune.results import (
-    export,
-    export_graphs,
-    export_hugging_face,
-    export_keras_hub,
-    export_pictures,
-)
-from tf_finetune.results.export_folder import check_folder, mark, place_of, placing, size
-from tf_finetune.results.parity import (
+from tf_finetune.exports import graphs, hub_folder, hugging_face, picture_model, saved_model
+from tf_finetune.exports.folder import check_folder, mark, place_of, placing, size
+from tf_finetune.exports.parity import (
     TOLERANCE,
     Exported,
     expected_outputs,
@@ -29,6 +22,7 @@ from tf_finetune.results.parity import (
     outputs_elsewhere,
     with_hard_texts,
 )
+from tf_finetune.model.image_task import ImageTask
 from tf_finetune.settings import ResultsConfig
 
 _SAVED_MODEL = "saved_model"
@@ -62,26 +56,24 @@ class _Format:
 _FORMATS = {
     "litert": _Format(
         name="LiteRT file",
-        write=export_graphs.write_litert,
-        run=export_graphs.RUN_LITERT,
+        write=graphs.write_litert,
+        run=graphs.RUN_LITERT,
         needs=("ai_edge_litert",),
     ),
     "onnx": _Format(
         name="ONNX file",
-        write=export_graphs.write_onnx,
-        run=export_graphs.RUN_ONNX,
+        write=graphs.write_onnx,
+        run=graphs.RUN_ONNX,
         needs=("onnx", "tf2onnx", "onnxruntime"),
     ),
-    "keras_hub": _Format(
-        name="KerasHub folder", write=export_keras_hub.write, run=export_keras_hub.RUN
-    ),
+    "keras_hub": _Format(name="KerasHub folder", write=hub_folder.write, run=hub_folder.RUN),
     "hugging_face": _Format(
         name="Hugging Face folder",
-        write=export_hugging_face.write,
-        run=export_hugging_face.RUN,
+        write=hugging_face.write,
+        run=hugging_face.RUN,
         timed=False,
-        tolerance=export_hugging_face.TOLERANCE,
-        expected=export_hugging_face.expected,
+        tolerance=hugging_face.TOLERANCE,
+        expected=hugging_face.expected,
     ),
 }
 
@@ -120,7 +112,7 @@ def check_model(model: Any, formats: Sequence[str]) -> None:
             f"pictures is written as {_SAVED_MODEL}. Leave it out."
         )
     if "hugging_face" in formats:
-        export_hugging_face.check(model)
+        hugging_face.check(model)
 
 
 def export_all(
@@ -155,7 +147,7 @@ def export_all(
 
 
 def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Exported:
-    write = export_pictures.export_pictures if isinstance(model, ImageTask) else export.export
+    write = picture_model.export_pictures if isinstance(model, ImageTask) else saved_model.export
     return write(model, folder, examples)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tf_finetune.report.cautions import caution_lines
+from tf_finetune.report.closer_sections import interval, value_name
+from tf_finetune.report.markdown import BASELINES
 from tf_finetune.results import retention
-from tf_finetune.results.cautions import caution_lines
-from tf_finetune.results.closer_sections import interval, value_name
-from tf_finetune.results.report import BASELINES
 from tf_finetune.results.wording import NAMES, decisive, interval_of, short, value_of, with_interval
 
 # Of more classes the page has the largest; all are in metrics.json.

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tf_finetune.exports import saved_model
+from tf_finetune.exports.folder import mark, place_of, placing, size
+from tf_finetune.exports.parity import TIMED, largest_difference, result_name, run_fresh
+from tf_finetune.exports.pixels import decoded, resized
+from tf_finetune.exports.saved_model import ExportInfo
 from tf_finetune.model.image_task import ImageTask
-from tf_finetune.results import export
-from tf_finetune.results.export import ExportInfo
-from tf_finetune.results.export_folder import mark, place_of, placing, size
-from tf_finetune.results.parity import TIMED, largest_difference, result_name, run_fresh
-from tf_finetune.results.pixels import decoded, resized
 
-INPUTS = ("image_bytes", export.PIXELS_INPUT)
+INPUTS = ("image_bytes", saved_model.PIXELS_INPUT)
 _GRAPH_BYTES = 16_000_000
 # (height, width) that a server is sent sooner or later.
 _HARD_SIZES = ((1, 1), (8, 300), (300, 8), (13, 17), (600, 450))
@@ -48,7 +48,7 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
 
     `serving_default` takes `image_bytes`, strings (n,), each a JPEG, PNG, GIF or BMP file;
     `serving_pixels` takes `pixels`, uint8 (n, height, width, 3) of any size. Both resize and
-    scale inside, and give what the signature of `export.export` gives.
+    scale inside, and give what the signature of `saved_model.export` gives.
 
     The folder gets its name only once a fresh process, which imports TensorFlow alone, has
     given the model's own outputs for these pictures, by both signatures, and those of the
@@ -60,8 +60,8 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
         pixels: uint8 (n, height, width, 3), real pictures at the size of the model's input.
 
     Raises:
-        UserError: as `export.export`.
-        ExportError: as `export.export`.
+        UserError: as `saved_model.export`.
+        ExportError: as `saved_model.export`.
     """
     weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
     files = [_file(Image.fromarray(picture), "PNG") for picture in pixels] + _hard_files()
@@ -89,14 +89,15 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
 
 
 def _write(model: ImageTask, path: Path) -> None:
-    """Nothing is tracked: see `export._write`."""
+    """Nothing is tracked: see `saved_model._write`."""
     import keras
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
+    pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, name=INPUTS[1])
     for name, function, spec in (
-        (export.SIGNATURE, _of_files, tf.TensorSpec([None], tf.string, name=INPUTS[0])),
-        (export.PIXELS, _of_pixels, tf.TensorSpec([None, None, None, 3], tf.uint8, name=INPUTS[1])),
+        (saved_model.SIGNATURE, _of_files, tf.TensorSpec([None], tf.string, name=INPUTS[0])),
+        (saved_model.PIXELS, _of_pixels, pixels),
     ):
         serve = tf.function(function(model), input_signature=[spec])
         archive.add_endpoint(name, serve)
@@ -113,14 +114,14 @@ def _of_files(model: ImageTask) -> Callable[[Any], dict[str, Any]]:
             return resized(decoded(content)[tf.newaxis], model.look)[0]
 
         pixels = tf.map_fn(one, image_bytes, fn_output_signature=spec)
-        return export.answers(model, model(pixels, training=False))
+        return saved_model.answers(model, model(pixels, training=False))
 
     return serve
 
 
 def _of_pixels(model: ImageTask) -> Callable[[Any], dict[str, Any]]:
     def serve(pixels: Any) -> dict[str, Any]:
-        return export.answers(model, model(resized(pixels, model.look), training=False))
+        return saved_model.answers(model, model(resized(pixels, model.look), training=False))
 
     return serve
 

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 import tokenizers
 
-from tf_finetune.results.hugging_face_names import NAMES
+from tf_finetune.exports.hugging_face_names import NAMES
 
 
 class Classifier:

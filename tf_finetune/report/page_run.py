@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.results.export_notes import RUNTIMES
-from tf_finetune.results.report import class_counts, opening_lines, task_name
-from tf_finetune.results.training_section import phase_notes
+from tf_finetune.report.export_section import RUNTIMES
+from tf_finetune.report.markdown import class_counts, opening_lines, task_name
+from tf_finetune.report.training_section import phase_notes
 from tf_finetune.results.wording import input_size, short
 
 # Of more classes the page has the first; all are in data_report.md.

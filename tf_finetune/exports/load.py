@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
-from tf_finetune.results.export import PIXELS, PIXELS_INPUT, SIGNATURE
-from tf_finetune.results.export_folder import FORMAT, VERSION, digest, read_marker
-from tf_finetune.results.export_keras_hub import TASK_FILE
-from tf_finetune.results.export_keras_hub import load as load_keras_hub
-from tf_finetune.results.parity import result_name
+from tf_finetune.exports.folder import FORMAT, VERSION, digest, read_marker
+from tf_finetune.exports.hub_folder import TASK_FILE
+from tf_finetune.exports.hub_folder import load as load_keras_hub
+from tf_finetune.exports.parity import result_name
+from tf_finetune.exports.saved_model import PIXELS, PIXELS_INPUT, SIGNATURE
 
 _MODEL = "model.keras"
 

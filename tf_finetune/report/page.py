@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.results import plots
-from tf_finetune.results.page_results import closer_parts, result_parts
-from tf_finetune.results.page_run import data_parts, run_parts
-from tf_finetune.results.report import BASELINES
+from tf_finetune.report import plots
+from tf_finetune.report.markdown import BASELINES
+from tf_finetune.report.page_results import closer_parts, result_parts
+from tf_finetune.report.page_run import data_parts, run_parts
 from tf_finetune.results.wording import NAMES, decisive
 
 _TEMPLATES = Path(__file__).parent / "templates"

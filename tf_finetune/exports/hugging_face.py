@@ -12,13 +12,13 @@ import safetensors.numpy
 
 from tf_finetune.data.text import encode, pad
 from tf_finetune.errors import UserError
-from tf_finetune.results.hugging_face_names import NAMES
-from tf_finetune.results.hugging_face_tokenizer import is_word_piece, write_json, write_tokenizer
-from tf_finetune.results.parity import expected_outputs
+from tf_finetune.exports.hugging_face_names import NAMES
+from tf_finetune.exports.hugging_face_tokenizer import is_word_piece, write_json, write_tokenizer
+from tf_finetune.exports.parity import expected_outputs
 
 TOLERANCE = 1e-4
 RUN = """
-from tf_finetune.results.numpy_bert import Classifier, same_tokens
+from tf_finetune.exports.numpy_bert import Classifier, same_tokens
 classifier = Classifier(path)
 facts["other_tokens"] = sum(
     not same_tokens(path, texts(i), ids(i)["token_ids"][0]) for i in range(len(columns[0]))

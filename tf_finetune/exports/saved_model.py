@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.results.export_folder import mark, place_of, placing, size
-from tf_finetune.results.parity import (
+from tf_finetune.exports.folder import mark, place_of, placing, size
+from tf_finetune.exports.parity import (
     TIMED,
     Exported,
     expected_outputs,

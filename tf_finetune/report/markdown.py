@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.results import calibration, export_notes, retention
-from tf_finetune.results.cautions import cautions
-from tf_finetune.results.closer_sections import drift_section, label_section, row_sections
-from tf_finetune.results.training_section import training
-from tf_finetune.results.usage_section import usage
+from tf_finetune.report import export_section
+from tf_finetune.report.cautions import cautions
+from tf_finetune.report.closer_sections import drift_section, label_section, row_sections
+from tf_finetune.report.training_section import training
+from tf_finetune.report.usage_section import usage
+from tf_finetune.results import calibration, retention
 from tf_finetune.results.wording import (
     NAMES,
     decisive,
@@ -61,7 +62,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         drift_section(card),
         "## Use it",
         usage(card, config),
-        export_notes.section(card),
+        export_section.section(card),
         "## How it was made",
         _origin(card, config),
     ]

@@ -6,7 +6,7 @@ import subprocess
 import html5lib
 import pytest
 
-from tests.results.pages import (
+from tests.report.pages import (
     check_accessible,
     check_closed,
     contrast,
@@ -15,9 +15,9 @@ from tests.results.pages import (
     text_of,
     themes,
 )
-from tests.results.test_report import CLOSER, MISTAKE, make, phase
+from tests.report.test_markdown import CLOSER, MISTAKE, make, phase
+from tf_finetune.report.page import render
 from tf_finetune.results import calibration
-from tf_finetune.results.page import render
 
 EVIL = "<script>alert(1)</script>"
 EPOCHS = [

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.results.conftest import TEXTS, make_task
+from tests.exports.conftest import TEXTS, make_task
 from tf_finetune.errors import UserError
-from tf_finetune.results import export_folder
-from tf_finetune.results.load import ExportedModel, load_model
+from tf_finetune.exports import folder as export_folder
+from tf_finetune.exports.load import ExportedModel, load_model
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_an_export_needs_neither_keras_hub_nor_the_models_code(exported):
     code = f"""
 import sys
 sys.modules["keras_hub"] = None
-from tf_finetune.results.load import load_model
+from tf_finetune.exports.load import load_model
 assert load_model({str(exported[0])!r}).predict(["good"]).shape == (1, 3)
 assert "tf_finetune.model.task" not in sys.modules
 """
@@ -127,7 +127,7 @@ def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path, files, reas
 
 
 def test_regression_gives_one_column(tmp_path, monkeypatch):
-    from tf_finetune.results import export as module
+    from tf_finetune.exports import saved_model as module
 
     def same(path, columns, result):
         return task.predict(columns[0]), 1.0

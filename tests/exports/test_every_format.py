@@ -9,16 +9,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests import runs
-from tests.results.conftest import TEXTS, make_task
+from tests.exports.conftest import TEXTS, make_task
 from tf_finetune.data.text import encode, pad
 from tf_finetune.errors import UserError
+from tf_finetune.exports import every_format
+from tf_finetune.exports import folder as export_folder
+from tf_finetune.exports.load import load_model
+from tf_finetune.exports.numpy_bert import Classifier
+from tf_finetune.exports.parity import HARD_TEXTS, ExportError
 from tf_finetune.model import backbones
 from tf_finetune.model.task import TextTask
 from tf_finetune.model.wordpiece import FaithfulDistilBertTokenizer
-from tf_finetune.results import export_folder, exports
-from tf_finetune.results.load import load_model
-from tf_finetune.results.numpy_bert import Classifier
-from tf_finetune.results.parity import HARD_TEXTS, ExportError
 from tf_finetune.train import fine_tune
 
 NAMES = ("bad", "good", "fair")
@@ -63,12 +64,12 @@ def distil(kind, names, **options):
 
 
 def installed(name):
-    missing = [m for m in exports._FORMATS[name].needs if importlib.util.find_spec(m) is None]
+    missing = [m for m in every_format._FORMATS[name].needs if importlib.util.find_spec(m) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
 def exported(task, folder, name, columns=(TEXTS,)):
-    (info,) = exports.export_all(task, folder, columns, [name]).values()
+    (info,) = every_format.export_all(task, folder, columns, [name]).values()
     return info
 
 
@@ -216,12 +217,12 @@ def test_transformers_tokenizer_gives_the_models_tokens(task, tmp_path):
 
 def stand_in(monkeypatch, content, run):
     """A format that is quick to write, under a name that may be chosen."""
-    form = exports._Format(
+    form = every_format._Format(
         name="stand-in",
         write=lambda model, path: (path / "model.onnx").write_text(content),
         run=f"run = lambda i: {run}",
     )
-    monkeypatch.setitem(exports._FORMATS, "onnx", form)
+    monkeypatch.setitem(every_format._FORMATS, "onnx", form)
 
 
 @pytest.fixture
@@ -257,16 +258,16 @@ def test_what_is_not_ours_is_left_alone(task, tmp_path):
     (tmp_path / "litert").mkdir()
     (tmp_path / "litert" / "mine.txt").write_text("dear")
     with pytest.raises(UserError, match=r'holds "litert", which tf_finetune did not write'):
-        exports.check_exports(tmp_path, ["litert"])
+        every_format.check_exports(tmp_path, ["litert"])
     assert [path.name for path in tmp_path.rglob("*")] == ["litert", "mine.txt"]
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(every_format.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r'"onnx", which needs onnx; run `pip .*tf_finetune\[onnx\]'
     ):
-        exports.check_exports(tmp_path, ["saved_model", "onnx"])
+        every_format.check_exports(tmp_path, ["saved_model", "onnx"])
 
 
 @pytest.mark.parametrize(
@@ -279,9 +280,9 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
 def test_a_pooling_that_transformers_lacks_is_refused(pooling, message):
     base = make_task()
     task = TextTask(base.backbone, base.preprocessor, "classification", NAMES, pooling)
-    exports.check_model(task, ["saved_model"])
+    every_format.check_model(task, ["saved_model"])
     with pytest.raises(UserError, match=message):
-        exports.check_model(task, ["hugging_face"])
+        every_format.check_model(task, ["hugging_face"])
 
 
 def test_a_backbone_that_is_not_written_is_refused():
@@ -292,7 +293,7 @@ def test_a_backbone_that_is_not_written_is_refused():
     other = Other.from_config(base.backbone.get_config())
     task = TextTask(other, base.preprocessor, "classification", NAMES, "backbone")
     with pytest.raises(UserError, match="backbone is a Other; only BERT and DistilBERT"):
-        exports.check_model(task, ["hugging_face"])
+        every_format.check_model(task, ["hugging_face"])
 
 
 def test_a_run_ends_with_the_formats_it_names(preset, tmp_path):

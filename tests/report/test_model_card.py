@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from tests.results.test_report import make
-from tf_finetune.results.model_card import render
+from tests.report.test_markdown import make
+from tf_finetune.report.model_card import render
 
 
 def parts(text):

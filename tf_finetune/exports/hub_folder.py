@@ -8,7 +8,7 @@ from typing import Any
 
 TASK_FILE = "task.json"
 RUN = """
-from tf_finetune.results.load import load_model
+from tf_finetune.exports.load import load_model
 model = load_model(path)
 run = lambda i: model.predict(tuple([text] for text in texts(i)) if texts(i)[1:] else texts(i))
 """

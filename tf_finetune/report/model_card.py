@@ -7,9 +7,9 @@ from pathlib import PurePath
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.results.cautions import cautions
-from tf_finetune.results.report import figures, opening_lines, task_name
-from tf_finetune.results.usage_section import usage
+from tf_finetune.report.cautions import cautions
+from tf_finetune.report.markdown import figures, opening_lines, task_name
+from tf_finetune.report.usage_section import usage
 from tf_finetune.results.wording import input_size
 
 # The Hub's names, for those of our figures that it knows.

@@ -11,11 +11,11 @@ from tests.tiny_pictures import tiny_image_task
 from tf_finetune.data.pictures.decode import resize
 from tf_finetune.data.pictures.store import Look
 from tf_finetune.errors import UserError
-from tf_finetune.results import export_pictures
-from tf_finetune.results.export_pictures import export_pictures as export
-from tf_finetune.results.load import ExportedPictures, load_model
-from tf_finetune.results.parity import ExportError
-from tf_finetune.results.pixels import decoded, resized
+from tf_finetune.exports import picture_model
+from tf_finetune.exports.load import ExportedPictures, load_model
+from tf_finetune.exports.parity import ExportError
+from tf_finetune.exports.picture_model import export_pictures as export
+from tf_finetune.exports.pixels import decoded, resized
 
 PIXELS = np.stack([np.asarray(picture(i, 0, (32, 32))) for i in range(4)])
 
@@ -75,9 +75,7 @@ def test_other_tasks(kind, tmp_path):
 def test_a_model_that_serves_otherwise_is_not_exported(task, tmp_path, monkeypatch):
     scale = iter([1.0, 1.0, 1.5])  # files, the first pixels, the rest: as written
     true = resized
-    monkeypatch.setattr(
-        export_pictures, "resized", lambda x, look: true(x, look) * next(scale, 1.5)
-    )
+    monkeypatch.setattr(picture_model, "resized", lambda x, look: true(x, look) * next(scale, 1.5))
     with pytest.raises(ExportError, match=r"differs from the model by .* on the picture"):
         export(task, tmp_path, PIXELS)
     assert not list((tmp_path / "saved_model").iterdir())
