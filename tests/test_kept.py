@@ -66,6 +66,10 @@ def test_a_phase_on_kept_activations_ends_as_one_without(preset, tmp_path, chang
     assert_close(kept, whole)
     for a, b in zip(kept.history, whole.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    shares = [result.metrics["phases"][0]["kept_share"] for result in (kept, whole)]
+    assert 0.3 < shares[0] < 0.7  # one of two blocks
+    assert shares[1] == 0
+    assert f"{shares[0]:.1%} of the network's" in (tmp_path / "kept" / "report.md").read_text()
     # All frozen weights are proved the same, not only those above the cut.
     audits = [result.metrics["phases"][0]["audit"] for result in (kept, whole)]
     assert audits[0] == audits[1]
@@ -100,6 +104,7 @@ def test_one_pass_makes_what_all_phases_need(preset, tmp_path, monkeypatch):
         "phase probe: running the frozen backbone once over all rows"
     ]
     assert [line.partition(":")[0] for line in said if "kept activ" in line] == ["phase open 1"]
+    assert kept.metrics["phases"][0]["kept_share"] > 0.9
     assert_close(kept, whole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,9 +53,11 @@ def frozen_part(
     task, fit = setup.task, config.fit
     if not fit.cache:
         return None
+    # Of the model's settings dropout alone changes nothing below the head.
+    model = dataclasses.replace(config.model, dropout=0.0)
     keeping = Keeping(
         folder=folder,
-        inputs=f"{setup.prepared.digest} {setup.inputs.size} {config.model}",
+        inputs=f"{setup.prepared.digest} {setup.inputs.size} {model}",
         computed=setup.precision,
         dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
         memory=int(fit.cache_memory * _GB),

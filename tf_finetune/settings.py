@@ -255,6 +255,8 @@ class ResultsConfig:
         drift: also say how far each block of the backbone has moved; takes a second copy of
             it in memory at the end.
         export: write what `formats` names.
+        previous: the folder of a finished run that was tested on the same rows, to set
+            this one beside: its figures, and whether the difference may be chance.
         formats: `saved_model`, strings in, to serve; `litert` and `onnx`, token ids in, for
             phones and other runtimes (extras of the same names); `keras_hub`, backbone,
             tokenizer and head by `save_to_preset`; `hugging_face`, a folder that transformers
@@ -267,6 +269,7 @@ class ResultsConfig:
     label_audit: bool = True
     drift: bool = True
     export: bool = True
+    previous: str = ""
     formats: tuple[str, ...] = ("saved_model",)
 
 

@@ -43,6 +43,7 @@ from tf_finetune.report import markdown, model_card, page
 from tf_finetune.results import frozen_features
 from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.judgement import judge
+from tf_finetune.results.previous import previous_outputs
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -106,6 +107,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
     part.agree(setup.prepared.digest)
+    previous = previous_outputs(config, setup)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     every_format.check_model(task, formats)
     copies = 1 + len(formats) + any(phase.train != "head" for phase in phases)
@@ -127,7 +129,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
-    judgement = judge(setup, config, beside, state.untuned)
+    judgement = judge(setup, config, beside, state.untuned, previous)
 
     # 6. Save: the Keras model to go on with, and what serves it.
     bound = replicated()
@@ -228,6 +230,7 @@ def run_phase(
         before = middle.facts.get("cut", False) if middle else None
         found = frozen.of_phase(number, mixes=fit.mixup > 0, before=before)
         store, network, body = found or (store, network, None)
+    kept = 0.0 if network is task.network or not frozen else frozen.share(number)
     if network is task.head and fit.probe_solver == "lbfgs":
         result = solve_phase(
             task,
@@ -240,6 +243,7 @@ def run_phase(
             workdir=run,
             say=say,
         )
+        result.kept_share = kept
         return result, activated(task.kind, held_out(network, store, splits, fit.eval_batch))
     objective = objective_of(task, fit.label_smoothing)
 
@@ -279,6 +283,7 @@ def run_phase(
     result = best_of_seeds(
         trained, network, seeds, objective=objective, state=state, workdir=run, say=say
     )
+    result.kept_share = kept
     logits = held_out(network, store, splits, fit.eval_batch) if phase.train == "head" else {}
     return result, activated(task.kind, logits)
 

@@ -5,7 +5,13 @@ import pytest
 
 from tests.tiny import tiny_task, tiny_texts
 from tf_finetune.data.text import tokenize
-from tf_finetune.fit.feature_cache import FeatureStore, cache_features, outputs_of
+from tf_finetune.fit.feature_cache import (
+    FeatureStore,
+    at_rows,
+    keep_features,
+    kept_features,
+    outputs_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +36,28 @@ def test_outputs_come_in_the_order_of_the_rows_whatever_the_batches(task, store)
 
 def test_features_are_made_without_dropout_and_only_for_the_rows_asked_for(task, store):
     rows = np.array([1, 5, 30])
-    first, second = (cache_features(task.encoder, store, rows, batch_size=2) for _ in "ab")
-    np.testing.assert_array_equal(first.batch(rows), second.batch(rows))
-    assert first.batch(rows).shape == (3, 16)
-    assert not first.batch(np.array([0, 39])).any()
-    assert len(first.lengths) == 40
+    first, second = (outputs_of(task.encoder, store, rows, batch_size=2) for _ in "ab")
+    np.testing.assert_array_equal(first, second)
+    features = FeatureStore(at_rows(first, rows, 40))
+    np.testing.assert_array_equal(features.batch(rows), first)
+    assert not features.batch(np.array([0, 39])).any()
+    assert len(features.lengths) == 40
+
+
+def test_features_are_found_again_unless_they_are_damaged(tmp_path):
+    file, found = tmp_path / "cache" / "features-a.npz", np.arange(6, dtype="float32").reshape(3, 2)
+    assert kept_features(file) is None
+    keep_features(file, found)
+    np.testing.assert_array_equal(kept_features(file), found)
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole.replace(found.tobytes(), b"x" * 24), b""):
+        file.write_bytes(damaged)
+        assert kept_features(file) is None
 
 
 def test_the_head_on_features_equals_the_whole_network(task, store):
     rows = np.arange(40)
-    features = cache_features(task.encoder, store, rows, batch_size=16)
+    features = FeatureStore(outputs_of(task.encoder, store, rows, batch_size=16))
     np.testing.assert_allclose(
         outputs_of(task.head, features, rows, batch_size=16),
         outputs_of(task.network, store, rows, batch_size=16),

@@ -11,7 +11,7 @@ from tf_finetune.config import Phase
 from tf_finetune.data.text import tokenize
 from tf_finetune.fit.audit import AuditError, Snapshot
 from tf_finetune.fit.examples import examples_of_rows
-from tf_finetune.fit.feature_cache import cache_features, outputs_of
+from tf_finetune.fit.feature_cache import FeatureStore, at_rows, outputs_of
 from tf_finetune.fit.loop import adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.model.blocks import layer_groups
@@ -107,7 +107,8 @@ def test_audit_fails_where_a_trained_variable_did_not_move():
 def test_cached_head_phase_equals_the_uncached_one(data, tmp_path):
     cached, uncached = tiny_task(seed=3), tiny_task(seed=3)
     uncached.network.set_weights(cached.network.get_weights())
-    features = cache_features(cached.encoder, data.store, ROWS, batch_size=16)
+    found = outputs_of(cached.encoder, data.store, ROWS, batch_size=16)
+    features = FeatureStore(at_rows(found, ROWS, len(data.store.lengths)))
     # Same batches for both: a feature has no length to sort by.
     features.lengths = data.store.lengths
     (tmp_path / "a").mkdir()

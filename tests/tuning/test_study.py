@@ -1,6 +1,7 @@
 """A whole tuning of seconds: what it tries, keeps, prunes and goes on from."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests import runs
 from tf_finetune.config import differences
 from tf_finetune.errors import UserError
+from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.recipe import load_recipe
 from tf_finetune.tuning import study as module
@@ -92,6 +94,28 @@ def test_a_trial_is_the_run_up_to_its_test(tuned):
         for phase in result.metrics["phases"]
     ]
     assert [figure["val_accuracy"] for figure in figures] == best.user_attrs["figures"]
+
+
+def test_the_frozen_backbone_is_run_once_for_all_trials(preset, tmp_path, monkeypatch):
+    passes, run = [], FrozenPart._run_backbone
+
+    def counted(*args):
+        passes.append(1)
+        return run(*args)
+
+    monkeypatch.setattr(FrozenPart, "_run_backbone", counted)
+    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    config = config_of(preset, phases="probe")
+    config.tune.space = {"fit.probe_learning_rate": [1e-3, 1e-2], "model.dropout": [0.0, 0.3]}
+    tune(config, tmp_path / "run", runs.classes(), trials=3, say=lambda line: None)
+    assert len(passes) == 1
+    # Another backbone's features are not taken for these.
+    config.tune.space = {"fit.probe_learning_rate": [1e-3]}
+    config.model.pooling = "max"
+    shutil.copytree(tmp_path / "run" / "cache", tmp_path / "other" / "cache")
+    (tmp_path / "other" / "tuning.json").write_text(config.to_json())
+    tune(config, tmp_path / "other", runs.classes(), trials=1, say=lambda line: None)
+    assert len(passes) == 2
 
 
 def test_no_trial_sees_a_test_row(preset, tmp_path, monkeypatch):

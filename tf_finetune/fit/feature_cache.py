@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ import tensorflow as tf
 
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
 from tf_finetune.fit.replicas import on_all_replicas
+from tf_finetune.whole import written_whole
 
 
 class FeatureStore:
@@ -26,6 +29,16 @@ class FeatureStore:
     def batch(self, rows: np.ndarray) -> np.ndarray:
         """The features (len(rows), width) of some rows."""
         return self._features[rows]
+
+
+def at_rows(found: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """What was found for some rows, (len(rows), width), at their places among `count`.
+
+    Other rows, which nobody will ask for, read as zeros.
+    """
+    features = np.zeros((count, found.shape[1]), "float32")
+    features[rows] = found
+    return features
 
 
 def outputs_of(
@@ -50,20 +63,18 @@ def outputs_of(
     return outputs
 
 
-def cache_features(
-    encoder: keras.Model, store: Store, rows: np.ndarray, *, batch_size: int
-) -> FeatureStore:
-    """Runs a frozen encoder once over some rows.
+def keep_features(file: Path, found: np.ndarray) -> None:
+    """Writes features for whoever shares the folder; where there is no room, nothing."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file, needed=found.nbytes) as temporary, temporary.open("wb") as out:
+            np.savez(out, features=found)
 
-    The encoder runs in inference mode: no dropout below the head.
 
-    Args:
-        encoder: from a store's batches to (n, width).
-        store: of the run.
-        rows: those that will be asked for; others read as zeros.
-        batch_size: rows a step.
-    """
-    found = outputs_of(encoder, store, rows, batch_size=batch_size)
-    features: Any = np.zeros((len(store.lengths), found.shape[1]), "float32")
-    features[rows] = found
-    return FeatureStore(features)
+def kept_features(file: Path) -> np.ndarray | None:
+    """What `keep_features` wrote; None if it is not there, or damaged by its checksum."""
+    try:
+        with np.load(file) as arrays:
+            return arrays["features"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -18,17 +18,16 @@ import tensorflow as tf
 from tf_finetune.config import Phase
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
 from tf_finetune.errors import UserError
+from tf_finetune.fit import feature_cache
 from tf_finetune.fit.activations import ActivationStore, NotKept, Writer, read, written
-from tf_finetune.fit.feature_cache import FeatureStore, cache_features
+from tf_finetune.fit.cut_check import check_cut
+from tf_finetune.fit.feature_cache import FeatureStore
 from tf_finetune.fit.planned_cuts import Planned
-from tf_finetune.fit.recompute import effects
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.digests import digest_of
-from tf_finetune.model.freezing import frozen_dropout_off
 from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of, run_prefixes
 
-# What rounding may make of numbers, relative to the largest.
-_CLOSE, _ROUGH = 1e-3, 0.1
+# Rows on which a cut is tried before it is trained on.
 _CHECKED = 8
 
 
@@ -86,18 +85,22 @@ class FrozenPart:
         self._is_kept[self._kept] = True
 
     def features(self, place: int) -> FeatureStore:
-        """What a head trains on, of all rows; later phases' activations are made beside it."""
-        name = self._phases[place].name
-        self._say(f"phase {name}: running the frozen backbone once over all rows")
-        if self._made_by(place):
-            try:
-                found = self._make(place, self._folders(place, place))
-                features: Any = np.zeros((len(self._store.lengths), found.shape[1]), "float32")
-                features[self._all[evaluation_order(self._store, self._all)]] = found
-                return FeatureStore(features)
-            except (NotKept, OSError) as error:
-                self._give_up(self._made_by(place), error)
-        return cache_features(self._encoder, self._store, self._all, batch_size=self._keeping.batch)
+        """What a head trains on, of all rows; later phases' activations are made beside it.
+
+        Both are found again by whoever shares the folder, as trials of a tuning do.
+        """
+        name, folders = self._phases[place].name, self._folders(place, place)
+        file = self._keeping.folder / f"features-{self._key_of_features(place)}.npz"
+        found = (
+            feature_cache.kept_features(file) if all(f.exists() for f in folders.values()) else None
+        )
+        if found is None:
+            self._say(f"phase {name}: running the frozen backbone once over all rows")
+            found = self._run_backbone(place, folders)
+            feature_cache.keep_features(file, found)
+        else:
+            self._say(f"phase {name}: the frozen backbone has been run over all rows before")
+        return FeatureStore(feature_cache.at_rows(found, self._all, len(self._store.lengths)))
 
     def of_phase(
         self, place: int, *, mixes: bool = False, before: bool | None = None
@@ -128,7 +131,10 @@ class FrozenPart:
                     raise NotCut("what is mixed is part of what is frozen")
             store, suffix = self._opened(place, planned.cut)
             if not before:
-                self._check(planned.cut, suffix, store)
+                some = np.linspace(0, len(self._kept) - 1, _CHECKED).astype("int64")
+                rows = self._kept[some]
+                x, kept, lengths = self._store.batch(rows), store.batch(rows), self._store.lengths
+                check_cut(planned.cut, suffix, self._groups, x, kept, lengths[rows])
         except (NotCut, NotKept, OSError) as reason:
             if before:
                 raise UserError(
@@ -143,10 +149,39 @@ class FrozenPart:
         body = Suffix(planned.cut, suffix.dtypes, key) if mixes else None
         return store, suffix, body
 
+    def share(self, place: int) -> float:
+        """Of the network's multiplications, those that a phase is spared in each step."""
+        return self._planned[place].share
+
     def remove(self) -> None:
         """Removes all activations of the run, which no phase needs any more."""
         for folder in self._keeping.folder.glob("activations-*"):
             shutil.rmtree(folder)
+        for file in self._keeping.folder.glob("features-*.npz"):
+            file.unlink()
+
+    def _run_backbone(self, place: int, folders: dict[int, Path]) -> np.ndarray:
+        """The features of all rows."""
+        if folders:
+            try:
+                found = self._make(place, folders)
+                features = np.empty_like(found)
+                features[evaluation_order(self._store, self._all)] = found
+                return features
+            except (NotKept, OSError) as error:
+                self._give_up(folders, error)
+        batch = self._keeping.batch
+        return feature_cache.outputs_of(self._encoder, self._store, self._all, batch_size=batch)
+
+    def _key_of_features(self, place: int) -> str:
+        """Of all that decides what they are, to the bit: what is computed beside them too."""
+        keeping = self._keeping
+        beside = str([[*cut.kept.values()] for cut in self._made_by(place).values()])
+        facts = [keeping.inputs, keeping.computed, keeping.batch, beside]
+        total = hashlib.sha256(json.dumps(facts).encode() + self._all.tobytes())
+        for variable in self._encoder.weights:
+            total.update(digest_of(variable).encode())
+        return total.hexdigest()[:16]
 
     def _opened(self, place: int, cut: Cut) -> tuple[ActivationStore, Suffix]:
         host = self._planned[place].made_by
@@ -251,40 +286,6 @@ class FrozenPart:
                 total.update(digest_of(variable).encode())
             found[place] = keeping.folder / f"activations-{total.hexdigest()[:16]}"
         return found
-
-    def _check(self, cut: Cut, suffix: Suffix, store: ActivationStore) -> None:
-        """Raises `NotCut` where training on the cut would be another training.
-
-        Rows of different lengths are compared, so that what depends on padding is found.
-        """
-        rows = self._kept[np.linspace(0, len(self._kept) - 1, _CHECKED).astype("int64")]
-        x, kept = self._store.batch(rows), store.batch(rows)
-        training = tf.function(lambda x: run_prefixes([cut], x, training=True), autograph=False)
-        with frozen_dropout_off(self._groups):
-            concrete = training.get_concrete_function(tf.nest.map_structure(tf.constant, x))
-            if does := effects(concrete.graph):
-                raise NotCut(f"its frozen part does more than compute: {', '.join(does)}")
-            (found,) = training(tf.nest.map_structure(tf.constant, x))
-        if any(step.layer.losses for step in cut.prefix if step.layer is not None):
-            raise NotCut("its frozen part adds a loss")
-        half = {*suffix.dtypes.values(), *(str(a.dtype) for a in kept.values())}
-        most = _ROUGH if half & {"bfloat16", "float16"} else _CLOSE
-        for name, array in found.items():
-            for i, row in enumerate(rows):
-                place = tuple(
-                    slice(self._store.lengths[row] if n is None else n) for n in cut.shape(name)
-                )
-                if _apart(array.numpy()[i][place], kept[name][i][place]) > most:
-                    raise NotCut("its frozen part gives something else in training")
-        whole = keras.tree.flatten(self._groups.model(x, training=False))
-        parts = keras.tree.flatten(suffix(kept, training=False))
-        if any(_apart(a, b) > most for a, b in zip(whole, parts, strict=True)):
-            raise NotCut("what it gives depends on how far rows are padded")
-
-
-def _apart(a: Any, b: Any) -> float:
-    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
-    return float(np.max(np.abs(a - b), initial=0) / max(np.max(np.abs(a), initial=0), 1))
 
 
 def _picker(cut: Cut, number: int) -> Callable[[Any], np.ndarray]:

@@ -45,6 +45,8 @@ class PhaseResult:
         history: one dict an epoch, as in `metrics.jsonl`.
         skipped: as in `SpikeGuard`.
         seeds: where the phase was trained from several initial heads.
+        kept_share: of the network's multiplications, those that were made once for each
+            row and kept, instead of in every step.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PhaseResult:
     audit: Audit
     skipped: list[tuple[int, int, int]]
     seeds: Seeds | None = None
+    kept_share: float = 0.0
 
     @property
     def figures(self) -> dict[str, Any]:

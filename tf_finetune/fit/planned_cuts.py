@@ -30,12 +30,15 @@ class Planned:
         why_not: then; empty where nothing in it is frozen.
         made_by: the place of the phase in whose pass over the rows the activations are made.
         alone: that is the phase itself.
+        share: of the network's multiplications, those in its frozen part, also of a phase
+            that trains the head alone on features.
     """
 
     cut: Cut | None = None
     why_not: str = ""
     made_by: int = 0
     alone: bool = True
+    share: float = 0.0
 
 
 def plan_cuts(
@@ -67,7 +70,10 @@ def plan_cuts(
                 found.append(Planned(cut=cut_of(steps), made_by=len(found)))
             except NotCut:
                 found.append(Planned())
+    whole = multiply_adds(steps.all, steps, tokens)
     for i, (planned, phase) in enumerate(zip(found, phases, strict=True)):
+        if planned.cut:
+            planned.share = multiply_adds(planned.cut.prefix, steps, tokens) / max(whole, 1)
         if planned.cut is None or phase.train == "head":
             planned.cut = None
             continue
@@ -80,25 +86,22 @@ def plan_cuts(
         ]
         planned.made_by = min(hosts, default=i)
         planned.alone = planned.made_by == i
-        why_not = _does_not_pay(planned.cut, phase.epochs, tokens, alone=planned.alone)
+        times = phase.epochs - planned.alone  # its own pass takes as long as an epoch's
+        why_not = _does_not_pay(planned, times, phase.epochs, tokens, whole)
         if why_not:
             planned.cut, planned.why_not = None, why_not
     return found
 
 
-def _does_not_pay(cut: Cut, epochs: int, tokens: float, *, alone: bool) -> str:
+def _does_not_pay(planned: Planned, times: int, epochs: int, tokens: float, whole: float) -> str:
     """Why it does not; empty where it does."""
-    steps = cut.steps
-    spared = multiply_adds(cut.prefix, steps, tokens)
-    whole = multiply_adds(steps.all, steps, tokens)
-    if spared < _SHARE * whole:
-        return f"only {spared / max(whole, 1):.0%} of the multiplications are in its frozen part"
-    # Its own pass takes as long as an epoch's.
-    times = epochs - alone
+    assert planned.cut
+    if planned.share < _SHARE:
+        return f"only {planned.share:.0%} of the multiplications are in its frozen part"
     if times < 1:
         return "one epoch computes it once"
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    moved = (epochs + 1) * cut.row_bytes(tokens)
-    if spared * times < _A_BYTE[device] * moved:
-        return f"reading {cut.row_bytes(tokens) / 1e3:,.0f} kB a row would take as long"
+    bytes_of_row = planned.cut.row_bytes(tokens)
+    if planned.share * whole * times < _A_BYTE[device] * (epochs + 1) * bytes_of_row:
+        return f"reading {bytes_of_row / 1e3:,.0f} kB a row would take as long"
     return ""

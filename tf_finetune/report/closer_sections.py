@@ -20,13 +20,19 @@ def label_section(card: Mapping[str, Any]) -> str:
     audit = card.get("label_audit")
     if not audit:
         return ""
-    text = (
-        f"### Labels that may be wrong\n\n{audit['suspected']:,} of {audit['rows']:,} training "
-        f"rows are suspected, by {audit['method']}. label_audit.csv has all rows, the most "
-        "suspect first."
-    )
+    text = "### Labels that may be wrong\n\n" + suspected(audit)
     rows = [[m["place"], m["label"], m["likely"], _text(m)] for m in audit["first"][:_MISTAKES]]
     return text + ("\n\n" + table(["row", "label", "likely", "text"], rows) if rows else "")
+
+
+def suspected(audit: Mapping[str, Any]) -> str:
+    """How many labels are, by what, and how far that can be trusted."""
+    return (
+        f"{audit['suspected']:,} of {audit['rows']:,} training rows are suspected, by "
+        f"{audit['method']}, which has {audit['probe_accuracy']:.1%} of them as they are "
+        "labelled; where it is often wrong, many suspects are no errors. label_audit.csv has "
+        "all rows, the most suspect first."
+    )
 
 
 def drift_section(card: Mapping[str, Any]) -> str:

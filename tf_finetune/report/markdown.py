@@ -28,7 +28,11 @@ from tf_finetune.results.wording import (
 
 # Beyond so many classes a table is no longer read; the rest is in metrics.json.
 _MOST_CLASSES = 20
-BASELINES = {"probe": "head alone", "majority": "knows only the training labels"}
+BASELINES = {
+    "probe": "head alone",
+    "majority": "knows only the training labels",
+    "previous": "the run before",
+}
 
 
 def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> str:
@@ -100,28 +104,30 @@ def opening_lines(card: Mapping[str, Any]) -> list[str]:
         what = {
             "majority": "A guess that knows only the training labels",
             "probe": "The same head trained alone on the untouched backbone",
+            "previous": "The run before (`results.previous`)",
         }.get(key, key)
         lines.append(f"{what} gets {value_of(scores, name)}.")
     if gain := card.get("gain_over_probe"):
-        lines.append(_gain(gain))
+        opening = "Beyond the head alone, fine-tuning the backbone changed this by"
+        lines.append(_gain(gain, opening, "the head alone"))
+    if gain := card.get("gain_over_previous"):
+        opening = "Beside the run before, this one changed it by"
+        lines.append(_gain(gain, opening, "the run before"))
     return lines
 
 
-def _gain(gain: Mapping[str, Any]) -> str:
+def _gain(gain: Mapping[str, Any], opening: str, other: str) -> str:
     if gain["interval"][0] > 0:
         verdict = "more than chance explains"
     elif gain["interval"][1] < 0:
-        verdict = "**worse** by more than chance explains: ship the head alone"
+        verdict = f"**worse** by more than chance explains: ship {other}"
     else:
         verdict = "which may be chance"
-    text = (
-        f"Beyond the head alone, fine-tuning the backbone changed this by {difference(gain)}, "
-        f"{verdict}."
-    )
+    text = f"{opening} {difference(gain)}, {verdict}."
     if test := gain.get("mcnemar"):
         text += (
             f" Of the rows, {test['only_first']:,} only this model has right and "
-            f"{test['only_second']:,} only the head alone (McNemar's exact p = {test['p']:.2g})."
+            f"{test['only_second']:,} only {other} (McNemar's exact p = {test['p']:.2g})."
         )
     return text
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.report.cautions import caution_lines
-from tf_finetune.report.closer_sections import interval, value_name
+from tf_finetune.report.closer_sections import interval, suspected, value_name
 from tf_finetune.report.markdown import BASELINES
 from tf_finetune.results import retention
 from tf_finetune.results.wording import NAMES, decisive, interval_of, short, value_of, with_interval
@@ -112,10 +112,7 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
         "mistakes": [m | {"how": how.format(m["badness"])} for m in card.get("mistakes", ())],
         "audit": audit
         and {
-            "text": f"{audit['suspected']:,} of {audit['rows']:,} training rows are suspected, by "
-            f"{audit['method']}, which has {audit['probe_accuracy']:.1%} of them as they are "
-            "labelled; where it is often wrong, many suspects are no errors. label_audit.csv has "
-            "all rows, the most suspect first.",
+            "text": suspected(audit),
             "first": audit["first"],
         },
         "drift": [

@@ -38,9 +38,14 @@ def training(card: Mapping[str, Any], config: FineTuneConfig) -> str:
 
 
 def phase_notes(card: Mapping[str, Any], config: FineTuneConfig) -> list[str]:
-    """Sentences on initial heads and interpolation, where there were any."""
+    """Sentences on what was kept, initial heads and interpolation, where there were any."""
     notes = []
     for p in card["phases"]:
+        if share := p.get("kept_share"):
+            notes.append(
+                f"Phase {p['name']}: {share:.1%} of the network's multiplications were made once "
+                "for each row and kept, instead of in every step."
+            )
         if seeds := p.get("seeds"):
             figures = ", ".join(
                 "diverged" if figure is None else f"{figure:.4f}" for figure in seeds["figures"]

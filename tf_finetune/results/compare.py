@@ -46,16 +46,21 @@ def compare(folders: Sequence[Path]) -> str:
         raise UserError("two run folders or more are needed: --mode=compare runs/a runs/b")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run folder is named twice; name each once.")
-    runs = [_read(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     for run in runs[1:]:
-        _check_comparable(runs[0], run)
+        check_comparable(runs[0], run)
     parts = ["# Runs compared", "## Results", _results(runs), _significance(runs)]
     parts += ["## Configuration", *(_configuration(runs[0], run) for run in runs[1:])]
     parts += ["## Data", *(_data(runs[0], run) for run in runs[1:])]
     return "\n\n".join(parts)
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """A finished run, its test rows in the order of their keys.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
     check_finished(folder)
     return Run(
         folder=folder,
@@ -65,7 +70,8 @@ def _read(folder: Path) -> Run:
     )
 
 
-def _check_comparable(first: Run, other: Run) -> None:
+def check_comparable(first: Run, other: Run) -> None:
+    """Raises `UserError` unless both were tested on the same rows, of one task."""
     names = f'"{first.folder}" and "{other.folder}"'
     for key, what in (("task", "tasks"), ("class_names", "classes")):
         one, two = first.card[key], other.card[key]

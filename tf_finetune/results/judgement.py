@@ -29,14 +29,21 @@ class Judgement:
     labels: dict[str, np.ndarray]
 
 
-def judge(setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores) -> Judgement:
-    """Calibrates the model, then scores it, the probe and the majority on the same test rows.
+def judge(
+    setup: Setup,
+    config: FineTuneConfig,
+    probe: Scores,
+    untuned: Scores,
+    previous: np.ndarray | None = None,
+) -> Judgement:
+    """Calibrates the model, then scores it and what it is compared with on the same test rows.
 
     Args:
         setup: of the run, trained; its task gets the temperature.
         config: of the run.
         probe: what the head alone gave by split; empty if that is the model itself.
         untuned: what the network gave before it was tuned.
+        previous: what an earlier run gave for the test rows.
     """
     task, prepared = setup.task, setup.prepared
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
@@ -61,19 +68,27 @@ def judge(setup: Setup, config: FineTuneConfig, probe: Scores, untuned: Scores) 
     facts["validation"] = evaluate.score(
         kind, outputs["validation"], labels["validation"], names, **how
     )
-    if probe:
-        baselines["probe"] = evaluate.score(kind, probe["test"], labels["test"], names, **how)
-        facts["gain_over_probe"] = evaluate.gain(
-            kind, outputs["test"], probe["test"], labels["test"], **how
-        )
-        if kind != "regression":
-            both = (
-                evaluate.row_goodness(kind, o["test"], labels["test"]) for o in (outputs, probe)
-            )
-            facts["gain_over_probe"]["mcnemar"] = mcnemar(*both)
+    beside = {"probe": probe["test"]} if probe else {}
+    if previous is not None:
+        beside["previous"] = previous
+    for name, other in beside.items():
+        baselines[name] = evaluate.score(kind, other, labels["test"], names, **how)
+        facts[f"gain_over_{name}"] = _gain(kind, outputs["test"], other, labels["test"], how)
     if "retained" in outputs:
         pair = untuned.get("retained"), outputs["retained"]
         facts["retained"] = retention.account(kind, *pair, labels["retained"], names, **how)
     test = evaluate.score(kind, outputs["test"], labels["test"], names, **how)
     card = evaluate.card(kind, names, test, baselines, **facts)
     return Judgement(card=card, outputs=outputs, labels=labels)
+
+
+def _gain(
+    kind: str, outputs: np.ndarray, other: np.ndarray, labels: np.ndarray, how: dict[str, Any]
+) -> dict[str, Any]:
+    """What the model is ahead by, and for classes whether chance would explain it."""
+    found = evaluate.gain(kind, outputs, other, labels, **how)
+    if kind != "regression":
+        found["mcnemar"] = mcnemar(
+            *(evaluate.row_goodness(kind, one, labels) for one in (outputs, other))
+        )
+    return found

@@ -47,9 +47,14 @@ def write(
         labels: of these.
         outputs: of these.
     """
-    keys = scan(table.take(pa.array(rows))).keys
+    keys = keys_of(table, rows)
     with written_whole(folder / FILE) as temporary, temporary.open("wb") as file:
         np.savez(file, keys=keys, labels=labels, outputs=outputs)
+
+
+def keys_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """The keys of some rows of a table."""
+    return scan(table.take(pa.array(rows))).keys
 
 
 def read(folder: Path) -> Tested:
