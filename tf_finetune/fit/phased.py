@@ -14,7 +14,8 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.data_copy import first_inputs
 from tf_finetune.fit.distribution import check_batch_norms, refuse_unsound
 from tf_finetune.fit.examples import given_examples
-from tf_finetune.fit.loop import PhaseResult, adamw_of, fit_phase, rate_of
+from tf_finetune.fit.kept_arrays import kept_arrays
+from tf_finetune.fit.loop import PhaseResult, adamw_of, compile_phase, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
@@ -77,6 +78,7 @@ def fit_phases(
     ema: float = 0.0,
     steps_per_execution: int = 1,
     data_service: str = "",
+    cache: bool = True,
     say: Callable[[str], None] = print,
 ) -> PhasedFit:
     """Fine-tunes any Keras model phase by phase.
@@ -128,6 +130,10 @@ def fit_phases(
         steps_per_execution: updates in one call of TensorFlow, as in
             `keras.Model.compile`; an epoch's last call makes those that are left.
         data_service: the address of a tf.data service that prepares `train`, as in `served`.
+        cache: where `train` and `validation` are NumPy arrays, run the frozen part of a phase
+            over them once, where that takes less time, and train on what it gave: with the
+            same result to rounding. Not with `callbacks` or `mixup`, which would see a part
+            of the model.
         say: where lines for people go.
 
     Returns:
@@ -200,38 +206,42 @@ def fit_phases(
     anchors = anchors_of(groups, phases, l2_sp)
     for line in repeated(phases):
         say(line)
+
+    def optimizer_of(phase: Phase) -> keras.optimizers.Optimizer:
+        if optimizer is not None:
+            return another(optimizer, rate_of(phase, examples.steps), state)
+        return adamw_of(
+            phase,
+            examples.steps,
+            groups,
+            weight_decay=weight_decay,
+            clip=clip,
+            l2_sp=l2_sp,
+            anchors=anchors,
+        )
+
     results: list[PhaseResult] = []
     history: list[dict[str, Any]] = []
     state: State = {}
+    keeps = cache and not callbacks and not mixup and isinstance(train, tuple | list)
     for number, phase in enumerate(phases, 1):
         _open(model, groups, phase)
-        chosen = (
-            another(optimizer, rate_of(phase, examples.steps), state)
-            if optimizer is not None
-            else adamw_of(
-                phase,
-                examples.steps,
-                groups,
-                weight_decay=weight_decay,
-                clip=clip,
-                l2_sp=l2_sp,
-                anchors=anchors,
-            )
-        )
         with (
             frozen_dropout_off(groups),
             body_computing_in(precision, groups),
             recomputed_blocks(groups, gradient_checkpointing),
             labels_explained(),
         ):
+            kept = kept_arrays(groups, phase, examples, say) if keeps else None
             result = fit_phase(
-                model,
-                examples,
+                kept.model if kept else model,
+                kept.examples if kept else examples,
                 phase,
                 objective=objective,
-                optimizer=chosen,
+                optimizer=optimizer_of(phase),
                 state=state,
                 number=number,
+                full=model if kept else None,
                 callbacks=callbacks,
                 first_epoch=len(history),
                 step=step,
@@ -241,8 +251,11 @@ def fit_phases(
                 steps_per_execution=steps_per_execution,
                 say=say,
             )
+        result.kept_share = kept.share if kept else 0.0
         results.append(result)
         history += result.history
+    if kept:  # for the user's own `evaluate`
+        compile_phase(model, optimizer_of(phases[-1]), objective, steps_per_execution)
     return PhasedFit(history=history, phases=results)
 
 

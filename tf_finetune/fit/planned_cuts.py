@@ -42,7 +42,12 @@ class Planned:
 
 
 def plan_cuts(
-    groups: Groups, phases: Sequence[Phase], tokens: float, *, first: int = 0
+    groups: Groups,
+    phases: Sequence[Phase],
+    tokens: float,
+    *,
+    first: int = 0,
+    features: bool = True,
 ) -> list[Planned]:
     """Decides for each phase of a run; `trainable` is then that of the last.
 
@@ -56,6 +61,7 @@ def plan_cuts(
         phases: in the order of their training.
         tokens: of a row, on average.
         first: of these, the place of the one with which training begins.
+        features: phases that train the head alone have features of their own.
     """
     try:
         steps = steps_of(groups.model)
@@ -74,7 +80,7 @@ def plan_cuts(
     for i, (planned, phase) in enumerate(zip(found, phases, strict=True)):
         if planned.cut:
             planned.share = multiply_adds(planned.cut.prefix, steps, tokens) / max(whole, 1)
-        if planned.cut is None or phase.train == "head":
+        if planned.cut is None or (features and phase.train == "head"):
             planned.cut = None
             continue
         prefix = {id(v) for v in planned.cut.weights()}

@@ -1,0 +1,107 @@
+"""Arrays of a user's own, run through the frozen part of a model once and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune.config import Phase
+from tf_finetune.fit.cut_check import check_cut
+from tf_finetune.fit.examples import Examples
+from tf_finetune.fit.memory import free_bytes
+from tf_finetune.fit.planned_cuts import plan_cuts
+from tf_finetune.fit.replicas import replicated
+from tf_finetune.model.blocks import Groups
+from tf_finetune.model.slicing import Cut, NotCut, Suffix, run_prefixes
+
+# Of the memory that is free, what may be kept there.
+_MOST = 0.5
+# Rows on which a cut is tried before it is trained on.
+_CHECKED = 8
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Kept:
+    """What a phase trains on.
+
+    Attributes:
+        model: the end of the whole model, of the same layers and variables.
+        examples: as those given, with what goes into `model` as their inputs.
+        share: of the model's multiplications, those that each step is spared.
+    """
+
+    model: Suffix
+    examples: Examples
+    share: float
+
+
+def kept_arrays(
+    groups: Groups, phase: Phase, examples: Examples, say: Callable[[str], None]
+) -> Kept | None:
+    """Runs the frozen part of a model over arrays once, where that takes less time.
+
+    Args:
+        groups: of the model, whose `trainable`, dropout and types are set as it will train.
+        phase: of the run.
+        examples: of the run.
+        say: where lines for people go.
+
+    Returns:
+        None where the phase is to train on the whole model.
+    """
+    given, validation = examples.train, examples.validation
+    arrays = [given["x"], *(validation[:1] if isinstance(validation, tuple) else ())]
+    flat = keras.tree.flatten(arrays)
+    if not all(isinstance(x, np.ndarray) for x in flat):
+        return None
+    if validation is not None and not isinstance(validation, tuple):
+        return None
+    # Numbers a row, for inputs of no fixed length; of pictures one would do as well.
+    tokens = float(flat[0].shape[1]) if flat[0].ndim > 1 else 1.0
+    (planned,) = plan_cuts(groups, [phase], tokens, features=False)
+    try:
+        if replicated():
+            raise NotCut("under a distribution strategy nothing is kept")
+        if planned.cut is None:
+            raise NotCut(planned.why_not)
+        rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)
+        needed, free = rows * planned.cut.row_bytes(tokens), free_bytes()
+        if free is not None and needed > _MOST * free:
+            raise NotCut(f"what is to be kept takes {needed / 1e9:,.1f} GB of {free / 1e9:,.1f}")
+        say(f"phase {phase.name}: running the frozen part once over {rows:,} rows")
+        batch = given["batch_size"]
+        kept = [_through(planned.cut, x, batch) for x in arrays]
+        suffix = Suffix(planned.cut, {n: str(kept[0][n].dtype) for n in planned.cut.kept})
+        chosen = np.linspace(0, len(flat[0]) - 1, _CHECKED).astype("int64")
+        some = {name: array[chosen] for name, array in kept[0].items()}
+        x = keras.tree.map_structure(lambda a: a[chosen], given["x"])
+        check_cut(planned.cut, suffix, groups, x, some, np.full(_CHECKED, int(tokens)))
+    except NotCut as reason:
+        if str(reason):
+            say(f"phase {phase.name}: the model is not cut, because {reason}")
+        return None
+    total = sum(a.nbytes for arrays in kept for a in arrays.values())
+    say(f"phase {phase.name}: trains on kept activations, {total / 1e6:,.1f} MB in memory")
+    new = dataclasses.replace(examples, train=given | {"x": kept[0]})
+    if validation is not None:
+        new.validation = (kept[1], *validation[1:])
+    return Kept(model=suffix, examples=new, share=planned.share)
+
+
+def _through(cut: Cut, x: Any, batch: int) -> Arrays:
+    """What a cut keeps and passes on of all rows, by name."""
+    step = tf.function(lambda x: run_prefixes([cut], x)[0], autograph=False, reduce_retracing=True)
+    count, parts = len(keras.tree.flatten(x)[0]), list[Arrays]()
+    for i in range(0, count, batch):
+        some = keras.tree.map_structure(lambda a, i=i: tf.constant(a[i : i + batch]), x)
+        parts.append({name: found.numpy() for name, found in step(some).items()})
+    kept = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    inputs = cut.steps.given(x) if cut.passed else {}
+    return kept | {name: np.asarray(inputs[key]) for name, key in cut.passed.items()}
