@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tf_finetune import quiet
 from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
@@ -84,7 +85,11 @@ def fine_tune(
     config.validate()
     with taking_part(config, Path(workdir), stop or Stop(), say) as part:
         finished = told_by_chief(folder.prepare_workdir(part.folder, config))
-        with contextlib.nullcontext() if finished else locked(part.folder):
+        # Each phase has graphs of its own, of which TensorFlow would warn.
+        with (
+            contextlib.nullcontext() if finished else locked(part.folder),
+            quiet.without_retracing(),
+        ):
             # It may have been finished while the lock was another's.
             if not finished:
                 finished = told_by_chief(folder.prepare_workdir(part.folder, config))
