@@ -100,6 +100,17 @@ def test_each_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
+def test_each_command_and_file_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    shown = set(re.findall(r"(?:^    |`)make ([\w-]+)", text, re.M))
+    assert shown <= set(re.findall(r"^([\w-]+):", makefile, re.M))
+    folders = r"(?:configs|benchmarks|examples|tests)"
+    for name in re.findall(rf"\b{folders}/[\w/]+\.\w+|requirements[\w-]*\.txt", text):
+        assert (ROOT / name).exists() or (page.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_each_python_example_runs_or_says_why_not(page: Path) -> None:
     tests = (ROOT / "tests" / "test_examples.py").read_text(encoding="utf-8")
     for mark, language, code in blocks(page.read_text(encoding="utf-8")):

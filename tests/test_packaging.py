@@ -118,23 +118,6 @@ def test_changelog_ends_at_the_version_or_has_it_unreleased() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
-def test_make_commands_in_the_documents_exist(name: str) -> None:
-    targets = set(re.findall(r"^([\w-]+):", text("Makefile"), re.M))
-    shown = set(re.findall(r"(?:^    |`)make ([\w-]+)", text(name), re.M))
-    assert shown
-    assert shown <= targets
-
-
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
-def test_files_in_the_documents_exist(name: str) -> None:
-    named = re.findall(
-        r"\b(?:configs|benchmarks|tests)/[\w/]+\.\w+|requirements[\w-]*\.txt", text(name)
-    )
-    folders = (ROOT, (ROOT / name).parent)
-    assert [one for one in named if not any((folder / one).exists() for folder in folders)] == []
-
-
 def test_install_refuses_an_old_python(tmp_path: Path) -> None:
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2"\nexit 1\n')
