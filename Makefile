@@ -1,4 +1,5 @@
-# install | demo | demo-images | test | test-real | test-all | notebooks | lint | bench | clean
+# install | demo | demo-images | test | test-real | test-all | test-lower | notebooks | lint |
+# docs | dist | audit | bench | clean
 # PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder the environment.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,12 +8,14 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 PEER := benchmarks/.venv-peer
+LOWER := build/venv-lower
 PY := $(VENV)/bin/python
 PIP := -m pip install -qq --disable-pip-version-check
 RUN ?= runs/reviews
 FASHION := /usr/share/datasets/fashion-mnist
 
-.PHONY: help install demo demo-images test test-real test-all notebooks lint bench clean
+.PHONY: help install demo demo-images test test-real test-all test-lower notebooks lint \
+  docs dist audit bench clean
 
 help:
 	@echo "make install   make $(VENV) with the package, its tools and the demo's files"
@@ -21,8 +24,12 @@ help:
 	@echo "make test      the fast tests"
 	@echo "make test-real the tests on the real model and data"
 	@echo "make test-all  all tests, with coverage"
+	@echo "make test-lower  some tests with the oldest packages that pyproject.toml allows"
 	@echo "make notebooks the notebooks, from top to bottom"
 	@echo "make lint      ruff and mypy"
+	@echo "make docs      the documentation as a site, site/index.html"
+	@echo "make dist      sdist and wheel, checked, in dist/"
+	@echo "make audit     what an installation brings: build/sbom.json, and known weaknesses"
 	@echo "make bench     side by side with the Hugging Face Trainer"
 	@echo "make clean     remove what building and testing left, not $(VENV) and not runs/"
 
@@ -63,6 +70,19 @@ test-real: install
 test-all: install
 	$(PY) -m pytest -n 2 --cov --cov-report=term
 
+# Old packages have files for old Pythons alone: by the oldest.
+test-lower: $(VENV)/.with-release
+	$(VENV)/bin/uv venv -q --clear --no-python-downloads --python 3.11 $(LOWER)
+	$(VENV)/bin/uv pip install -q --python $(LOWER)/bin/python --resolution lowest-direct \
+	  -e '.[dev,litert,onnx,tune]'
+	$(LOWER)/bin/python -m pytest -p no:cacheprovider -m "not real and not slow" $(LOWER_TESTS)
+
+# Something of each package that we need: readers, runs, exports, tuning, reports.
+LOWER_TESTS ?= tests/test_init.py tests/test_examples.py tests/data/test_sources_tfds.py \
+  tests/data/test_duplicates.py tests/data/pictures/test_paths.py tests/report/test_page.py \
+  tests/results/test_label_audit.py tests/exports/test_every_format.py \
+  tests/tuning/test_study.py::test_a_worse_trial_is_pruned_after_a_phase
+
 notebooks: install
 	$(PY) -m pytest --nbmake --nbmake-timeout=600 --durations=0 notebooks
 
@@ -70,6 +90,21 @@ lint: install
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.with-docs
+	@rm -rf site
+	TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES=-1 \
+	  $(VENV)/bin/sphinx-build -q -E --fail-on-warning --keep-going -c docs \
+	  -d build/doctrees . site
+	@echo "The documentation is in site/index.html."
+
+dist: $(VENV)/.with-release
+	@rm -rf dist
+	$(PY) -m build -o dist .
+	$(VENV)/bin/twine check --strict dist/*
+
+audit: $(VENV)/.with-release
+	@VENV=$(VENV) .ci/audit
 
 bench: install $(PEER)/.installed
 	$(PY) benchmarks/text_vs_trainer.py
@@ -81,8 +116,13 @@ $(PEER)/.installed: benchmarks/requirements-peer.txt
 	@touch $@
 
 clean:
-	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache
 	find tf_finetune tests benchmarks configs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An extra, beside what `install` brings.
+$(VENV)/.with-%: $(VENV)/.installed
+	@$(PY) $(PIP) -e '.[$*]'
+	@touch $@
 
 # An environment in folder $(1), by $PYTHON or the first interpreter that fits.
 define make_venv

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib.metadata
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import keras
-import numpy as np
 import pytest
-import tensorflow as tf
 
 import tf_finetune
-from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -69,6 +64,25 @@ def test_dependencies_have_lower_bounds_and_no_pins() -> None:
     assert [one for one in needed if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?>=[\d.]+", one)] == []
 
 
+def test_what_is_imported_is_declared() -> None:
+    trees = (ast.parse(p.read_text("utf-8")) for p in (ROOT / "tf_finetune").rglob("*.py"))
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    found = {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, "tf_finetune"}
+    owners = importlib.metadata.packages_distributions()
+    extras = PROJECT["project"]["optional-dependencies"]
+    needed = [*PROJECT["project"]["dependencies"], *extras["tune"]]
+    declared = {same(re.split(">", one)[0]) for one in needed}
+    declared.add("huggingface-hub")  # a message says what to do without it
+    assert {n for n in found if declared.isdisjoint(map(same, owners.get(n, [n])))} == set()
+
+
+def same(name: str) -> str:
+    """The one spelling of a distribution's name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_demo_files_are_no_dependency() -> None:
     demo = {
         re.split("[><=]", line)[0]
@@ -104,23 +118,6 @@ def test_changelog_ends_at_the_version_or_has_it_unreleased() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
-def test_make_commands_in_the_documents_exist(name: str) -> None:
-    targets = set(re.findall(r"^([\w-]+):", text("Makefile"), re.M))
-    shown = set(re.findall(r"(?:^    |`)make ([\w-]+)", text(name), re.M))
-    assert shown
-    assert shown <= targets
-
-
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
-def test_files_in_the_documents_exist(name: str) -> None:
-    named = re.findall(
-        r"\b(?:configs|benchmarks|tests)/[\w/]+\.\w+|requirements[\w-]*\.txt", text(name)
-    )
-    folders = (ROOT, (ROOT / name).parent)
-    assert [one for one in named if not any((folder / one).exists() for folder in folders)] == []
-
-
 def test_install_refuses_an_old_python(tmp_path: Path) -> None:
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2"\nexit 1\n')
@@ -151,50 +148,3 @@ def test_demo_trains_then_predicts() -> None:
     train, predict = re.findall(r"-m tf_finetune.main (--\S+ --\S+)", done.stdout)
     assert train == "--config=configs/reviews.py --workdir=runs/x"
     assert predict == "--mode=predict --workdir=runs/x"
-
-
-def python_of_the_readme() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", text("README.md"), re.S)
-
-
-def test_python_of_the_readme_does_what_the_recipe_does(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = python_of_the_readme()[0]
-    seen = []
-
-    def fine_tune(config: FineTuneConfig, workdir: str) -> SimpleNamespace:
-        seen.append(config)
-        config.validate()
-        model = SimpleNamespace(predict=lambda texts: texts)
-        return SimpleNamespace(metrics={"test": {"accuracy": 0.5}}, model=model)
-
-    monkeypatch.setitem(vars(tf_finetune), "fine_tune", fine_tune)
-    exec(compile(code, "README.md", "exec"), {})
-    assert differences(load_recipe(ROOT / "configs" / "reviews.py"), seen[0]) == []
-    assert capsys.readouterr().out.startswith("0.5\n")
-
-
-def test_python_of_the_readme_for_a_model_of_ones_own(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    real = keras.applications.MobileNetV2
-
-    def untrained(**options: Any) -> keras.Model:
-        return real(**options, weights=None, alpha=0.35)
-
-    # Its pretrained weights are a download.
-    monkeypatch.setattr(keras.applications, "MobileNetV2", untrained)
-    x = np.random.default_rng(0).normal(size=(8, 96, 96, 3)).astype("float32")
-    given: dict[str, Any] = {"train": (x, np.arange(8) % 5), "validation": (x, np.arange(8) % 5)}
-    phases, plain = python_of_the_readme()[1:]
-    exec(compile(phases, "README.md", "exec"), given)
-    assert [phase.name for phase in given["result"].phases] == ["head", "last:2", "all"]
-    assert len(given["result"].history) == 7
-    data = tf.data.Dataset.from_tensor_slices(given["train"]).batch(8)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    given |= {"train": data, "validation": data, "loss": loss}
-    exec(compile(plain, "README.md", "exec"), given)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
-    assert [line.split(":")[0] for line in said] == ["epoch 1", "epoch 3", "epoch 5"]
-    assert "(100.0%)" not in said[-1]  # the statistics of batch normalisation are no weights

@@ -131,19 +131,23 @@ def _wrong_type(message: str, kinds: dict[str, Any]) -> str:
     return f'config.{match[1]} is "{match[2]}"; it must be {kind_of(kinds[match[1]])}.'
 
 
+def documented_settings() -> Iterator[tuple[str, Any, str]]:
+    """Key, default and meaning of every setting, from the docstrings."""
+    config = FineTuneConfig()
+    groups = [("", config)]
+    groups += [(f"{n}.", getattr(config, n)) for n in ("data", "model", "fit", "results", "tune")]
+    for prefix, group in groups:
+        for name, text in _documented(type(group)).items():
+            yield prefix + name, getattr(group, name), text
+
+
 def describe_settings() -> str:
-    """Every setting with its default and what it means, from the docstrings."""
-    config, lines = FineTuneConfig(), []
-    groups = [("phases", "", FineTuneConfig), ("data", "data.", type(config.data))]
-    groups += [(n, f"{n}.", type(getattr(config, n))) for n in ("model", "fit", "results", "tune")]
-    for name, prefix, kind in groups:
-        texts = _documented(kind)
-        node = config if name == "phases" else getattr(config, name)
-        for attribute, text in texts.items():
-            value = getattr(node, attribute)
-            shown = ",".join(value) if isinstance(value, tuple) else value
-            lines.append(f"  --config.{prefix}{attribute}={shown}")
-            lines += textwrap.wrap(text, 84, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    """Every setting with its default and what it means, for a terminal."""
+    lines = []
+    for key, value, text in documented_settings():
+        shown = ",".join(value) if isinstance(value, tuple) else value
+        lines.append(f"  --config.{key}={shown}")
+        lines += textwrap.wrap(text, 84, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
 
 
