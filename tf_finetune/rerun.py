@@ -27,7 +27,7 @@ from tf_finetune.exports.parity import PARITY_TEXTS
 from tf_finetune.inputs import check_scorer
 from tf_finetune.report import markdown
 from tf_finetune.results import evaluate
-from tf_finetune.results.tagging import score_tags
+from tf_finetune.results.tag_scores import score_tags
 from tf_finetune.results.wording import NAMES, with_interval
 from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import CARD, check_finished, read_config

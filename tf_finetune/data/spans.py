@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,14 @@ def tagged(
         for kind, first, last in entities(tags)
     ]
     return Tagged(text=text, words=list(words), tags=tags, probabilities=probabilities, spans=spans)
+
+
+def are_words(x: Sequence[Any]) -> bool | None:
+    """Whether all of `x` are lists of words; False where all are texts, None for all else."""
+    if all(isinstance(row, str) for row in x):
+        return False
+    lists = all(isinstance(row, list | tuple) for row in x)
+    return True if lists and all(isinstance(w, str) for row in x for w in row) else None
 
 
 def in_iob2(tags: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.data.spans import Tagged, in_characters, places_of, tagged
+from tf_finetune.data.spans import Tagged, are_words, in_characters, places_of, tagged
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.exports.folder import FORMAT, VERSION, digest, read_marker
@@ -133,15 +133,15 @@ class ExportedTags(Exported):
             batch_size: texts a step.
 
         Raises:
-            UserError: if `x` is one text.
+            UserError: if `x` is one text, or holds both.
         """
-        if isinstance(x, str):
+        kind = None if isinstance(x, str) else are_words(list(x))
+        if kind is None:
             raise UserError("predict() of this model takes a list of texts, or of lists of words.")
         found = []
         for start in range(0, len(x), batch_size):
             chosen = list(x[start : start + batch_size])
-            of_words = [row for row in chosen if not isinstance(row, str)]
-            found += self._of_words(chosen) if of_words else self._of_texts(chosen)
+            found += self._of_words(chosen) if kind else self._of_texts(chosen)
         return found
 
     def _of_texts(self, texts: list[str]) -> list[Tagged]:

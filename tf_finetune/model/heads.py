@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tf_finetune.data_checks import TOKENS
-from tf_finetune.model.tagging import SpanF1, WordCrossentropy
+from tf_finetune.model.tagging import SpanF1, TagScore, WordCrossentropy
 
 
 @keras.saving.register_keras_serializable("tf_finetune")
@@ -90,7 +90,7 @@ def metrics(kind: str) -> list[keras.metrics.Metric]:
     if kind == "regression":
         return [keras.metrics.MeanAbsoluteError(name="mae")]
     if kind == TOKENS:
-        return [SpanF1()]
+        return [TagScore(), SpanF1()]
     if kind == "multi_label":
         # Logits: above 0 is a probability above one half.
         return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
@@ -99,5 +99,5 @@ def metrics(kind: str) -> list[keras.metrics.Metric]:
 
 def monitor(kind: str) -> tuple[str, str]:
     """The validation metric that phases are judged by, and `max` or `min`."""
-    found = {"regression": ("val_mae", "min"), TOKENS: ("val_f1", "max")}
+    found = {"regression": ("val_mae", "min"), TOKENS: ("val_score", "max")}
     return found.get(kind, ("val_accuracy", "max"))

@@ -62,23 +62,58 @@ class SpanF1(keras.metrics.Metric):
         self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor, sample_weight: object = None
     ) -> None:
         """Adds the entities of some rows."""
-        begins = ops.cast(y_true, "int32") >= 0
-        place = ops.cumsum(ops.ones_like(begins, dtype="int32"), axis=1)
-        # Words side by side, and what is no word behind them.
-        order = ops.argsort(ops.where(begins, place, place + 2 * _HALF), axis=1)
-        begins = ops.take_along_axis(begins, order, axis=1)
-        codes = [ops.cast(y_true, "int32"), ops.cast(ops.argmax(y_pred, axis=-1), "int32")]
-        codes = [ops.where(begins, ops.take_along_axis(c, order, axis=1), 0) for c in codes]
-        (true, start, end), (chosen, other_start, other_end) = map(_spans, codes)
-        same = (
-            end & other_end & (start == other_start) & ((codes[0] - 1) // 2 == (codes[1] - 1) // 2)
-        )
+        self._add(*_words(y_true, y_pred))
+
+    def _add(
+        self, true_codes: keras.KerasTensor, codes: keras.KerasTensor, begins: keras.KerasTensor
+    ) -> None:
+        (true, start, end), (chosen, other_start, other_end) = map(_spans, (true_codes, codes))
+        same_kind = (true_codes - 1) // 2 == (codes - 1) // 2
+        same = end & other_end & (start == other_start) & same_kind
         for count, found in zip(self._counts, (same, true, chosen), strict=True):
             count.assign_add(ops.sum(ops.cast(found, count.dtype)))
 
     def result(self) -> keras.KerasTensor:
         right, true, chosen = (ops.convert_to_tensor(count) for count in self._counts)
         return 2 * right / ops.maximum(true + chosen, 1.0)
+
+
+@keras.saving.register_keras_serializable("tf_finetune")
+class TagScore(SpanF1):
+    """The mean of `SpanF1` and the share of words with the right tag.
+
+    F1 alone is 0 as long as a head that trains gives O to every word, and by chance above that
+    before it has trained.
+    """
+
+    def __init__(self, name: str = "score", **kwargs: object) -> None:
+        super().__init__(name=name, **kwargs)
+        self._words = [
+            self.add_variable(shape=(), initializer="zeros", name=one, aggregation="sum")
+            for one in ("right_words", "words")
+        ]
+
+    def _add(
+        self, true_codes: keras.KerasTensor, codes: keras.KerasTensor, begins: keras.KerasTensor
+    ) -> None:
+        super()._add(true_codes, codes, begins)
+        for count, found in zip(self._words, (begins & (true_codes == codes), begins), strict=True):
+            count.assign_add(ops.sum(ops.cast(found, count.dtype)))
+
+    def result(self) -> keras.KerasTensor:
+        right, words = (ops.convert_to_tensor(count) for count in self._words)
+        return (super().result() + right / ops.maximum(words, 1.0)) / 2
+
+
+def _words(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> tuple[keras.KerasTensor, ...]:
+    """True and chosen codes of words side by side, O behind them, and where words are."""
+    begins = ops.cast(y_true, "int32") >= 0
+    place = ops.cumsum(ops.ones_like(begins, dtype="int32"), axis=1)
+    order = ops.argsort(ops.where(begins, place, place + 2 * _HALF), axis=1)
+    begins = ops.take_along_axis(begins, order, axis=1)
+    codes = (ops.cast(y_true, "int32"), ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+    true, chosen = (ops.where(begins, ops.take_along_axis(c, order, axis=1), 0) for c in codes)
+    return true, chosen, begins
 
 
 def _spans(

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.data.pieces import encode_words
-from tf_finetune.data.spans import in_characters, places_of, tagged
+from tf_finetune.data.spans import are_words, in_characters, places_of, tagged
 from tf_finetune.data.text import pad
 from tf_finetune.data.words import divided
 from tf_finetune.errors import UserError
@@ -100,12 +100,13 @@ def rows_of(x: Any) -> list[tuple[str, list[str], Any, Any]] | None:
         x = x.tolist()
     if not isinstance(x, list | tuple):
         return None
-    if all(isinstance(text, str) for text in x):
+    kind = are_words(x)
+    if kind is None:
+        return None
+    if not kind:
         return _divided(x)
-    if all(isinstance(row, list | tuple) and all(isinstance(w, str) for w in row) for row in x):
-        found = [(places_of(row), list(row)) for row in x]
-        return [(text, words, starts, ends) for (text, starts, ends), words in found]
-    return None
+    found = [(places_of(row), list(row)) for row in x]
+    return [(text, words, starts, ends) for (text, starts, ends), words in found]
 
 
 def _divided(texts: Sequence[str]) -> list[tuple[str, list[str], Any, Any]]:

@@ -12,7 +12,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
 from tf_finetune.data.spans import entities, in_iob2
 from tf_finetune.fit.held_out import Scores, activated, held_out
-from tf_finetune.results import evaluate, tagging
+from tf_finetune.results import evaluate, tag_scores
 
 _MISTAKES, _MOST_TEXT = 15, 300
 
@@ -28,20 +28,20 @@ def judge_tags(setup: Setup, config: FineTuneConfig, probe: Scores) -> tuple[dic
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     truth, chosen = (_true(setup, "test"), _chosen(setup, "test", outputs["test"]))
     facts: dict[str, Any] = {
-        "validation": tagging.score_tags(
+        "validation": tag_scores.score_tags(
             _true(setup, "validation"),
             _chosen(setup, "validation", outputs["validation"]),
             **how,
         )
     }
-    known = tagging.WordTags(_words(setup, "train"), _true(setup, "train"))
+    known = tag_scores.WordTags(_words(setup, "train"), _true(setup, "train"))
     guess = [in_iob2(known.of(words)) for words in _words(setup, "test")]
-    baselines = {"word_tags": tagging.score_tags(truth, guess, **how)}
+    baselines = {"word_tags": tag_scores.score_tags(truth, guess, **how)}
     if probe:
         alone = _chosen(setup, "test", probe["test"])
-        baselines["probe"] = tagging.score_tags(truth, alone, **how)
-        facts["gain_over_probe"] = tagging.gain_of_tags(truth, chosen, alone, **how)
-    test = tagging.score_tags(truth, chosen, **how)
+        baselines["probe"] = tag_scores.score_tags(truth, alone, **how)
+        facts["gain_over_probe"] = tag_scores.gain_of_tags(truth, chosen, alone, **how)
+    test = tag_scores.score_tags(truth, chosen, **how)
     rows = prepared.splits["test"]
     assert prepared.tags
     test["unseen_words"] = sum(
@@ -59,7 +59,7 @@ def look_at_tags(
     """Parts of the test rows, and those with most wrong entities, for the card."""
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     truth, chosen = _true(setup, "test"), _chosen(setup, "test", outputs["test"])
-    counts = tagging.row_counts(truth, chosen)
+    counts = tag_scores.row_counts(truth, chosen)
     wrong = counts[:, 1] + counts[:, 2] - 2 * counts[:, 0]
     order = np.argsort(-wrong, kind="stable")[:_MISTAKES]
     rows, table = setup.prepared.splits["test"], setup.prepared.table
@@ -78,7 +78,7 @@ def look_at_tags(
             }
         )
     return {
-        "slices": tagging.slices_of_tags(truth, chosen, slices, **how),
+        "slices": tag_scores.slices_of_tags(truth, chosen, slices, **how),
         "mistakes": mistakes,
     }
 
