@@ -143,6 +143,7 @@ REFUSED = [
     {"retained": "a.conll"},
     {"pooling": "first"},
     {"formats": ("saved_model", "onnx")},
+    {"previous": "runs/before"},
     {"sampling": "balanced"},
     {"class_weights": "balanced"},
 ]

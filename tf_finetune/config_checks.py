@@ -40,7 +40,7 @@ _NOT_OF_TOKENS = {
     "data": ("tfds", "text_pair", "image", "retained", *NOISE),
     "model": ("pooling",),
     "fit": ("mixup", "r_drop", "probe_solver", "probe_seeds"),
-    "results": ("formats",),
+    "results": ("formats", "previous"),
 }
 
 
