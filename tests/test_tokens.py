@@ -53,7 +53,7 @@ def test_it_learns_and_counts_whole_entities(tagged_run):
     assert {"calibration", "label_audit", "selective"}.isdisjoint(card)
     assert [phase["best_epoch"] > 0 for phase in card["phases"]] == [True, True]
     assert {"score", "val_score", "val_f1", "loss", "val_loss"} <= result.history[-1].keys()
-    assert any(line.startswith("tags: Tags are IOB2") for line in said)
+    assert any(line.startswith("Tags are IOB2") for line in said)
 
 
 def test_the_head_alone_leaves_the_backbone_as_it_was(tagged_run):

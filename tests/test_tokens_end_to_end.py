@@ -39,17 +39,18 @@ def workdir(tmp_path_factory):
         "--config=configs/tagged_reviews.py",
         f"--workdir={folder / 'run'}",
         f"--config.data.path={file}",
-        "--config.data.bad_rows=drop",
         "--config.data.min_per_class=1",
         "--config.data.limit=400",
         "--config.data.validation=0.2",
         "--config.data.test=0.2",
         "--config.fit.probe_epochs=4",
-        "--config.fit.epochs=2",
-        "--config.fit.learning_rate=3e-4",
+        "--config.fit.train=last:2",
+        "--config.fit.epochs=5",
+        "--config.fit.learning_rate=5e-4",
         "--config.fit.eval_batch=32",
     )
-    assert "phase probe: trains on kept activations" in said
+    for phase in ("probe", "tune"):
+        assert f"phase {phase}: trains on kept activations" in said
     return folder / "run"
 
 

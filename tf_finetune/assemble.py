@@ -94,7 +94,7 @@ def set_up(
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
     if prepared.tags:
-        say(f"tags: {prepared.tags.note}")
+        say(prepared.tags.note)
     store = inputs.store(prepared, cache)
     labels = inputs.labels(prepared, store, say)
     targets = prepared.labels[prepared.splits["train"]]

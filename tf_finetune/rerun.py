@@ -105,8 +105,9 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
     if seen is None:
         lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
     elif seen.any():
-        pairs = [(t, c) for t, c, old in zip(truth, chosen, seen, strict=True) if not old]
-        new = score_tags(*map(list, zip(*pairs, strict=True)), **how) if pairs else {}
+        new, places = {}, np.flatnonzero(~seen)
+        if len(places):
+            new = score_tags([truth[i] for i in places], [chosen[i] for i in places], **how)
         scores |= {"seen": int(seen.sum()), "unseen": new}
         lines.append(_caution(TOKENS, seen, new))
     return "\n".join([*lines, json.dumps(scores, indent=2)])

@@ -60,8 +60,8 @@ class Tagged:
 def tagged(
     text: str,
     words: Sequence[str],
-    starts: Sequence[int],
-    ends: Sequence[int],
+    starts: Any,
+    ends: Any,
     probabilities: np.ndarray,
     names: Sequence[str],
 ) -> Tagged:
@@ -70,7 +70,7 @@ def tagged(
     Args:
         text: whole.
         words: of it.
-        starts: the first character of each.
+        starts: whole numbers, the first character of each.
         ends: the one behind its last.
         probabilities: float32 (words, k), as in `Tagged`.
         names: of the k tags.

@@ -61,7 +61,7 @@ def in_pieces(preprocessor: Any, words: tf.RaggedTensor) -> tuple[tf.RaggedTenso
     return found[0], found[1]
 
 
-def inputs_of(ids: tf.RaggedTensor, names: Sequence[str], padding: int) -> dict[str, tf.Tensor]:
+def padded_inputs(ids: tf.RaggedTensor, names: Sequence[str], padding: int) -> dict[str, tf.Tensor]:
     """What a backbone takes, padded to the longest row.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.data.spans import Tagged
-from tf_finetune.data.words import divided, in_pieces, inputs_of
+from tf_finetune.data.words import divided, in_pieces, padded_inputs
 from tf_finetune.exports import saved_model
 from tf_finetune.exports.folder import mark, place_of, placing, size
 from tf_finetune.exports.parity import (
@@ -150,7 +150,7 @@ def _answers(model: TokenTask, words: Any) -> dict[str, Any]:
     preprocessor = model.preprocessor
     ids, begins = in_pieces(preprocessor, words)
     names = list(model.backbone.input)
-    outputs = model(inputs_of(ids, names, preprocessor.tokenizer.pad_token_id), training=False)
+    outputs = model(padded_inputs(ids, names, preprocessor.tokenizer.pad_token_id), training=False)
     begins = begins.to_tensor(-1)
     pieces = tf.where(begins >= 0)  # (words that are seen, [row, piece])
     number = tf.cast(tf.gather_nd(begins, pieces), tf.int64)

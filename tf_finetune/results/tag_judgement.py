@@ -10,6 +10,7 @@ import numpy as np
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
+from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.spans import entities, in_iob2
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.results import evaluate, tag_scores
@@ -45,7 +46,7 @@ def judge_tags(setup: Setup, config: FineTuneConfig, probe: Scores) -> tuple[dic
     rows = prepared.splits["test"]
     assert prepared.tags
     test["unseen_words"] = sum(
-        len(prepared.tags.of(row)) - len(setup.store.seen(row)) for row in rows
+        len(prepared.tags.of(row)) - len(_store(setup).seen(row)) for row in rows
     )
     return evaluate.card(task.kind, task.class_names, test, baselines, **facts), outputs
 
@@ -63,16 +64,16 @@ def look_at_tags(
     wrong = counts[:, 1] + counts[:, 2] - 2 * counts[:, 0]
     order = np.argsort(-wrong, kind="stable")[:_MISTAKES]
     rows, table = setup.prepared.splits["test"], setup.prepared.table
-    mistakes = []
+    words, mistakes = _words(setup, "test"), []
     for i in order[wrong[order] > 0].tolist():
-        row, words = int(rows[i]), _words(setup, "test")[i]
+        row = int(rows[i])
         text = table["text"][row].as_py()
         mistakes.append(
             {
                 "place": place(table, row),
                 "texts": [text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"],
-                "label": _in_words(words, truth[i]),
-                "chosen": _in_words(words, chosen[i]),
+                "label": _in_words(words[i], truth[i]),
+                "chosen": _in_words(words[i], chosen[i]),
                 "badness": int(wrong[i]),
                 "neighbours": [],
             }
@@ -81,6 +82,11 @@ def look_at_tags(
         "slices": tag_scores.slices_of_tags(truth, chosen, slices, **how),
         "mistakes": mistakes,
     }
+
+
+def _store(setup: Setup) -> PieceStore:
+    assert isinstance(setup.store, PieceStore)
+    return setup.store
 
 
 def _words(setup: Setup, split: str) -> list[list[str]]:
@@ -95,13 +101,13 @@ def _true(setup: Setup, split: str) -> list[list[str]]:
 
 def _chosen(setup: Setup, split: str, outputs: np.ndarray) -> list[list[str]]:
     """Of all words: those that the model does not see are O."""
-    tags, found, place = setup.prepared.tags, [], 0
+    tags, found, start = setup.prepared.tags, [], 0
     assert tags
     for row in setup.prepared.splits[split]:
-        seen = setup.store.seen(row)
+        seen = _store(setup).seen(row)
         codes = np.zeros(len(tags.of(row)), "int64")
-        codes[seen] = outputs[place : place + len(seen)].argmax(axis=1)
-        place += len(seen)
+        codes[seen] = outputs[start : start + len(seen)].argmax(axis=1)
+        start += len(seen)
         found.append(in_iob2([tags.names[code] for code in codes]))
     return found
 
