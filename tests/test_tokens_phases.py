@@ -1,7 +1,9 @@
 """What the engine promises holds where each word has a label."""
 
 import importlib.util
+import types
 
+import keras_hub
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from tf_finetune.exports.load import load_model
 from tf_finetune.fit import planned_cuts
 from tf_finetune.fit.resuming import SaveState
 from tf_finetune.model import backbones
+from tf_finetune.model.token_task import check_tokenizer
 from tf_finetune.plan import plan
 from tf_finetune.train import fine_tune
 
@@ -136,6 +139,7 @@ REFUSED = [
     {"r_drop": 0.5},
     {"probe_seeds": 2},
     {"probe_solver": "lbfgs"},
+    {"strategy": "mirrored"},
     {"token_mask": 0.1},
     {"text_pair": "other"},
     {"retained": "a.conll"},
@@ -153,6 +157,12 @@ def test_what_words_do_not_have_is_refused(preset, tmp_path, changes):
     with pytest.raises(UserError, match=rf"config\.\w+\.{name} is"):
         run(preset, tmp_path / "run", **changes)
     assert snapshot(tmp_path) == {}
+
+
+def test_a_tokenizer_that_does_not_cut_word_by_word_is_refused():
+    preprocessor = types.SimpleNamespace(tokenizer=keras_hub.tokenizers.ByteTokenizer())
+    with pytest.raises(UserError, match=r'"a/roberta" has a ByteTokenizer.*needs WordPiece'):
+        check_tokenizer(preprocessor, "a/roberta")
 
 
 def test_without_seqeval_the_package_to_install_is_named(preset, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ _AUGMENTATION = ("augment", "flip")
 _NOT_OF_TOKENS = {
     "data": ("tfds", "text_pair", "image", "retained", *NOISE),
     "model": ("pooling",),
-    "fit": ("mixup", "r_drop", "probe_solver", "probe_seeds"),
+    "fit": ("mixup", "r_drop", "probe_solver", "probe_seeds", "strategy"),
     "results": ("formats", "previous"),
 }
 

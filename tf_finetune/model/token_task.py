@@ -82,8 +82,8 @@ def check_tokenizer(preprocessor: Any, preset: str) -> None:
     if not isinstance(tokenizer, keras_hub.tokenizers.WordPieceTokenizer):
         raise UserError(
             f'config.model.preset "{preset}" has a {type(tokenizer).__name__}, which cuts a word '
-            "by what stands before it; token classification needs WordPiece, as BERT, DistilBERT, "
-            "ELECTRA and minilm have it. Choose one of these."
+            "by what stands before it; token classification needs WordPiece, as BERT, DistilBERT "
+            "and minilm have it. Choose one of these."
         )
 
 
