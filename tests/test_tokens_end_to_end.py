@@ -20,7 +20,7 @@ import tensorflow as tf
 import tensorflow_text
 served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 found = served(text=tf.constant([sys.argv[2]]))
-assert not {"keras", "keras_hub", "tf_finetune"} & set(sys.modules)
+assert not {"keras_hub", "tf_finetune"} & set(sys.modules)
 text = sys.argv[2].encode()
 places = zip(found["starts"].numpy()[0], found["ends"].numpy()[0])
 words = [text[a:b].decode() for a, b in places]
@@ -33,19 +33,18 @@ print(json.dumps([words, [tag.decode() for tag in found["tags"].numpy()[0]]]))
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tagged")
     file = folder / "reviews.conll"
-    command = [sys.executable, "examples/write_tagged_reviews.py", str(file), "--reviews=60"]
+    command = [sys.executable, "examples/write_tagged_reviews.py", str(file), "--reviews=100"]
     subprocess.run(command, cwd=ROOT, check=True)
     said = tf_finetune(
         "--config=configs/tagged_reviews.py",
         f"--workdir={folder / 'run'}",
         f"--config.data.path={file}",
         "--config.data.min_per_class=1",
-        "--config.data.limit=400",
-        "--config.data.validation=0.2",
+        "--config.data.validation=0.1",
         "--config.data.test=0.2",
         "--config.fit.probe_epochs=4",
         "--config.fit.train=last:2",
-        "--config.fit.epochs=5",
+        "--config.fit.epochs=4",
         "--config.fit.learning_rate=5e-4",
         "--config.fit.eval_batch=32",
     )
@@ -57,9 +56,9 @@ def workdir(tmp_path_factory):
 def test_real_tags_are_learnt_and_served(workdir):
     card = json.loads((workdir / "metrics.json").read_text())
     test = card["test"]
-    # Years are numbers of one form, and names often new: what is right is seldom by chance.
-    assert test["f1"] > 0.3
+    # Most names of the test rows are new, and MiniLM sees no capital letters.
     assert test["f1"] > card["baselines"]["word_tags"]["f1"]
+    assert test["f1"] > card["baselines"]["probe"]["f1"] + 0.2
     assert card["gain_over_probe"]["figure"] == "f1"
     assert card["export"]["max_difference"] < 1e-5
     model = load_model(workdir)
