@@ -96,7 +96,7 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
         table = table.take(pa.array(rows))
         seen = _seen(workdir, table)
         found = model.predict(table["words"].to_pylist())
-    truth = [[tags.names[code] for code in tags.of(row)] for row in rows]
+    truth = [[tags.names[code] for code in tags.of(row)] for row in rows.tolist()]
     chosen = [one.tags for one in found]
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     scores = score_tags(truth, chosen, **how)

@@ -179,7 +179,9 @@ def read_tokens(
     if not cached.exists():
         _write(of_rows, count, np.sort(rows), cached)
     offsets = np.load(cached / "offsets.npy")
-    columns = {file.stem: np.memmap(file, dtype="int32", mode="r") for file in cached.glob("*.bin")}
+    columns: dict[str, np.ndarray] = {}
+    for file in cached.glob("*.bin"):
+        columns[file.stem] = np.memmap(file, dtype="int32", mode="r")
     return offsets, columns
 
 

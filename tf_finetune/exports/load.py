@@ -154,9 +154,9 @@ class ExportedTags(Exported):
         rows = []
         for i, text in enumerate(texts):
             count = int((starts[i] >= 0).sum())
-            places = (in_characters(text, part[i, :count]) for part in (starts, ends))
+            first, last = (in_characters(text, part[i, :count]) for part in (starts, ends))
             own = [word.decode() for word in words[i, :count]]
-            rows.append(tagged(text, own, *places, shares[i, :count], self.class_names))
+            rows.append(tagged(text, own, first, last, shares[i, :count], self.class_names))
         return rows
 
     def _of_words(self, rows: list[Sequence[str]]) -> list[Tagged]:

@@ -27,7 +27,12 @@ from tf_finetune.model.token_task import TokenTask
 
 WORDS = "serving_words"
 _GRAPH_BYTES = 16_000_000
-_HARD_WORDS = (["", "\u200b", "word"], ["New York", "[SEP]", "U.S."], [], ["a"] * 1_000)
+_HARD_WORDS: tuple[list[str], ...] = (
+    ["", "\u200b", "word"],
+    ["New York", "[SEP]", "U.S."],
+    [],
+    ["a"] * 1_000,
+)
 _CHILD = """
 import json, sys, time
 import numpy as np
@@ -84,11 +89,11 @@ def export_tags(
         ExportError: as `saved_model.export`; if a tag differs, too.
     """
     weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
-    rows = [list(row) for row in (*rows, *_HARD_WORDS)]
-    texts = [" ".join(row) for row in rows[: -len(_HARD_WORDS)]] + list(HARD_TEXTS)
+    texts = [" ".join(row) for row in rows] + list(HARD_TEXTS)
+    compared = [list(row) for row in (*rows, *_HARD_WORDS)]
     with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
         _write(model, path)
-        difference, milliseconds = _compare(model, path, rows, texts)
+        difference, milliseconds = _compare(model, path, compared, texts)
         mark(
             path,
             kind=model.kind,
@@ -102,7 +107,7 @@ def export_tags(
         bytes=size(final),
         variables_bytes=size(final / "variables"),
         weights_bytes=weights,
-        texts=len(rows) + len(texts),
+        texts=len(compared) + len(texts),
         max_difference=difference,
         milliseconds=milliseconds,
     )
@@ -114,7 +119,8 @@ def _write(model: TokenTask, path: Path) -> None:
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
-    tokenizer = model.preprocessor.tokenizer
+    preprocessor: Any = model.preprocessor
+    tokenizer = preprocessor.tokenizer
     tokenizer.built = True
     archive.track(tokenizer)
     for name, function, spec in (
@@ -147,7 +153,7 @@ def _of_words(model: TokenTask) -> Callable[[Any], dict[str, Any]]:
 def _answers(model: TokenTask, words: Any) -> dict[str, Any]:
     import tensorflow as tf
 
-    preprocessor = model.preprocessor
+    preprocessor: Any = model.preprocessor
     ids, begins = in_pieces(preprocessor, words)
     names = list(model.backbone.input)
     outputs = model(padded_inputs(ids, names, preprocessor.tokenizer.pad_token_id), training=False)

@@ -115,6 +115,6 @@ def _divided(texts: Sequence[str]) -> list[tuple[str, list[str], Any, Any]]:
     words, starts, ends = divided(tf.constant(texts, tf.string))
     found = []
     for i, text in enumerate(texts):
-        places = (in_characters(text, part[i].numpy()) for part in (starts, ends))
-        found.append((text, [word.decode() for word in words[i].numpy()], *places))
+        first, last = (in_characters(text, part[i].numpy()) for part in (starts, ends))
+        found.append((text, [word.decode() for word in words[i].numpy()], first, last))
     return found
