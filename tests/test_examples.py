@@ -16,6 +16,7 @@ import tf_finetune
 from tests import runs
 from tests.documents import ROOT, example
 from tests.pictures import folder_of_pictures
+from tests.tokens import sentences, write_conll
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.recipe import load_recipe
@@ -136,6 +137,12 @@ def test_a_number(prepared: list[Prepared]) -> None:
     write("essays.csv", essay=table["text"], grade=table["label"])
     run("a number")
     assert prepared[0].labels.min() > 1000
+
+
+def test_words(prepared: list[Prepared], folder: Path) -> None:
+    write_conll(folder / "names.conll", *sentences())
+    run("words")
+    assert prepared[0].class_names == ("QUALITY", "WORK")
 
 
 def test_pictures(prepared: list[Prepared], folder: Path) -> None:

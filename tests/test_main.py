@@ -50,7 +50,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "rerun": {"evaluate_run": "accuracy 0.9", "export_run": "exported"},
         "exports.load": {"load_model": "the model"},
         "results.predict": {
-            "predict_file": types.SimpleNamespace(rows=1234, undecodable=2, output=Path("o.csv")),
+            "predict_file": types.SimpleNamespace(
+                rows=1234, undecodable=2, output=Path("o.csv"), unseen=0
+            ),
             "predict_texts": ["a row"],
             "format_predictions": "good  98.2%",
         },
@@ -58,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     for room, functions in rooms.items():
         fake = {name: made.function(name, result) for name, result in functions.items()}
         monkeypatch.setitem(sys.modules, f"tf_finetune.{room}", types.SimpleNamespace(**fake))
-    sys.modules["tf_finetune.results.predict"].check_output = lambda output: None  # type: ignore
+    sys.modules["tf_finetune.results.predict"].check_output = lambda output, task: None  # type: ignore
     monkeypatch.setattr(quiet, "import_tensorflow", lambda: None)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     return made

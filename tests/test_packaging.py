@@ -72,7 +72,7 @@ def test_what_is_imported_is_declared() -> None:
     found = {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, "tf_finetune"}
     owners = importlib.metadata.packages_distributions()
     extras = PROJECT["project"]["optional-dependencies"]
-    needed = [*PROJECT["project"]["dependencies"], *extras["tune"]]
+    needed = [*PROJECT["project"]["dependencies"], *extras["tune"], *extras["tokens"]]
     declared = {same(re.split(">", one)[0]) for one in needed}
     declared.add("huggingface-hub")  # a message says what to do without it
     assert {n for n in found if declared.isdisjoint(map(same, owners.get(n, [n])))} == set()

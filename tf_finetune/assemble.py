@@ -40,6 +40,7 @@ class Setup:
         phases: of the run.
         baseline: the head alone, to compare with; None if the run begins with that.
         anchors: what `config.fit.l2_sp` pulls to.
+        labels: by row, as the loss takes them.
     """
 
     prepared: Prepared
@@ -50,6 +51,7 @@ class Setup:
     inputs: Inputs
     store: Store
     precision: str
+    labels: Any
 
     def examples(self, rows: np.ndarray) -> Any:
         """Some rows as `task.predict` takes them."""
@@ -74,7 +76,7 @@ def set_up(
     keras.utils.set_random_seed(config.fit.seed)
     check_global_batch("config.fit.global_batch", config.fit.global_batch)
     # First what takes milliseconds, then seconds, then minutes.
-    sources.check(config.data, data)
+    sources.check(config.data, data, task=config.model.task)
     inputs = inputs_of(config, data)
     groups = layer_groups(inputs.backbone, inputs.backbone)
     blocks = len(groups.blocks)
@@ -91,7 +93,10 @@ def set_up(
         say(line)
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
+    if prepared.tags:
+        say(prepared.tags.note)
     store = inputs.store(prepared, cache)
+    labels = inputs.labels(prepared, store, say)
     targets = prepared.labels[prepared.splits["train"]]
     task = task_of(config, inputs, prepared.class_names, targets, phases, say=say)
     groups = layer_groups(task.network, task.backbone)
@@ -110,7 +115,8 @@ def set_up(
         check_recomputable(groups)
     anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")
     chosen = precision.resolve(config.fit.precision, pictures=isinstance(task, ImageTask))
-    say(f"model: {config.model.preset}, {config.model.pooling} pooling, {inputs.words}, {chosen}")
+    head = f"{config.model.pooling} pooling" if task.one_vector else "a head on each word"
+    say(f"model: {config.model.preset}, {head}, {inputs.words}, {chosen}")
     return Setup(
         prepared=prepared,
         task=task,
@@ -120,6 +126,7 @@ def set_up(
         inputs=inputs,
         store=store,
         precision=chosen,
+        labels=labels,
     )
 
 

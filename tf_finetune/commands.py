@@ -83,17 +83,24 @@ def _start_tensorflow() -> None:
     quiet.import_tensorflow()
 
 
-def _check_data(data: DataConfig, path: str | None = None, *, labelled: bool = True) -> None:
+def _check_data(
+    config: FineTuneConfig,
+    path: str | None = None,
+    *,
+    labelled: bool = True,
+    data: DataConfig | None = None,
+) -> None:
     """Says at once what the first rows show; TensorFlow takes seconds to start."""
     from tf_finetune.data.sources import check
 
+    data = data or config.data
     if path or data.path:  # TensorFlow Datasets would start it
-        check(data, path, labelled=labelled)
+        check(data, path, labelled=labelled, task=config.model.task)
 
 
 def _train(command: Command, stop: Stop) -> None:
     if not prepare_workdir(command.workdir, command.config):
-        _check_data(command.config.data)
+        _check_data(command.config)
     _start_tensorflow()
     from tf_finetune.train import fine_tune
 
@@ -104,7 +111,7 @@ def _tune(command: Command, stop: Stop) -> None:
     from tf_finetune.tuning.space import read_space
 
     read_space(command.config)
-    _check_data(command.config.data)
+    _check_data(command.config)
     _start_tensorflow()
     from tf_finetune.tuning.study import tune
 
@@ -112,7 +119,7 @@ def _tune(command: Command, stop: Stop) -> None:
 
 
 def _plan(command: Command) -> None:
-    _check_data(command.config.data)
+    _check_data(command.config)
     _start_tensorflow()
     from tf_finetune.plan import plan
 
@@ -124,7 +131,7 @@ def _find_rate(command: Command) -> None:
 
     if command.output:
         check_plot(command.output, "--output")
-    _check_data(command.config.data)
+    _check_data(command.config)
     _start_tensorflow()
     from tf_finetune.find_rate import find_rate
 
@@ -139,7 +146,7 @@ def _evaluate(command: Command) -> None:
     if command.input:
         from tf_finetune.data.sources import unsplit
 
-        _check_data(unsplit(command.config.data, command.input))
+        _check_data(command.config, data=unsplit(command.config.data, command.input))
     _start_tensorflow()
     from tf_finetune.rerun import evaluate_run
 
@@ -167,8 +174,8 @@ def _predict(command: Command) -> None:
     )
 
     if command.input:
-        check_output(command.output)
-        _check_data(command.config.data, command.input, labelled=False)
+        check_output(command.output, command.config.model.task)
+        _check_data(command.config, command.input, labelled=False)
     _start_tensorflow()
     from tf_finetune.exports.load import load_model
 
@@ -180,6 +187,8 @@ def _predict(command: Command) -> None:
     if done.output:
         damaged = f", {done.undecodable:,} from damaged text" if done.undecodable else ""
         print(f"{done.rows:,} predictions written to {done.output}{damaged}")
+        if done.unseen:
+            print(f"{done.unseen:,} words are tagged O unseen: their texts are too long")
 
 
 def _compare(command: Command) -> None:

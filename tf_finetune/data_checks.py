@@ -11,6 +11,7 @@ from tf_finetune.value_checks import at_least, fraction, one_of, seed
 if TYPE_CHECKING:
     from tf_finetune.settings import DataConfig
 
+TOKENS = "token_classification"
 POLICIES = ("error", "drop", "warn")
 AUGMENTS = ("none", "light", "medium", "strong")
 NOISE = ("token_deletion", "token_swap", "token_mask")
@@ -74,6 +75,11 @@ def _check_classes(data: DataConfig, task: str) -> None:
         raise UserError("config.data.classes has no meaning for regression; leave it empty.")
     if len(set(data.classes)) < len(data.classes):
         raise UserError(f"config.data.classes names a class twice: {', '.join(data.classes)}.")
+    if task == TOKENS and any(name[:2] in ("B-", "I-") or name == "O" for name in data.classes):
+        raise UserError(
+            f"config.data.classes is {', '.join(data.classes)}; for {TOKENS} name the types of "
+            "entities, as PER,LOC, without O, B- and I-."
+        )
     if task == "classification" and len(data.classes) == 1:
         raise UserError(
             f'config.data.classes is "{data.classes[0]}" alone; a classification needs two or more,'

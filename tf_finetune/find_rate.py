@@ -82,7 +82,7 @@ def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
     set_trainable(groups, phase.train, phase.batch_norm)
     examples = examples_of_rows(
         setup.store,
-        setup.prepared.labels,
+        setup.labels,
         splits["train"],
         splits["validation"],
         fit,

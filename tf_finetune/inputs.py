@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +17,12 @@ from tf_finetune.data.pictures.augment import picture_noise
 from tf_finetune.data.pictures.recognise import is_images
 from tf_finetune.data.pictures.sheets import write_looks
 from tf_finetune.data.pictures.store import Look, PixelStore, pixel_store
+from tf_finetune.data.pieces import PieceLabels, PieceStore, lost, piece_store
 from tf_finetune.data.pipeline import Noise, Store
 from tf_finetune.data.prepare import Prepared
+from tf_finetune.data.tags import tag_names
 from tf_finetune.data.text import choose_length, texts_of, tokenize
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.model import presets
 from tf_finetune.model.backbones import Loaded
@@ -26,6 +30,7 @@ from tf_finetune.model.headed import HeadedTask
 from tf_finetune.model.image_backbones import LoadedPictures, check_size, is_for_pictures
 from tf_finetune.model.image_task import ImageTask
 from tf_finetune.model.task import TextTask
+from tf_finetune.model.token_task import TokenTask, check_tokenizer
 from tf_finetune.settings import ModelConfig
 
 # `check_kind` looks at those of `config.data`.
@@ -45,6 +50,9 @@ class Inputs(Protocol):
 
     def store(self, prepared: Prepared, cache: Path) -> Store:
         """The inputs of all rows of all splits, kept in a folder."""
+
+    def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
+        """By row, as the loss takes them; says what of them is lost."""
 
     def task(self, **head: Any) -> HeadedTask:
         """The backbone with a head; `head` is what `HeadedTask` takes for it."""
@@ -97,7 +105,9 @@ def _check_settings(config: FineTuneConfig, pictures: bool) -> None:
 def loaded_inputs(config: FineTuneConfig) -> Inputs:
     """As `inputs_of`, whatever the data are."""
     loaded = presets.load(config.model.preset)
-    return Pictures(loaded, config) if isinstance(loaded, LoadedPictures) else Texts(loaded, config)
+    if isinstance(loaded, LoadedPictures):
+        return Pictures(loaded, config)
+    return Words(loaded, config) if config.model.task == TOKENS else Texts(loaded, config)
 
 
 class Texts:
@@ -117,6 +127,10 @@ class Texts:
         )
         rows = np.concatenate(list(prepared.splits.values()))
         return tokenize(self._preprocessor, prepared.table, rows, cache, prepared.digest)
+
+    def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
+        """Those of the rows."""
+        return prepared.labels
 
     def task(self, **head: Any) -> HeadedTask:
         """A `TextTask`."""
@@ -142,6 +156,44 @@ class Texts:
         return f"{self._preprocessor.sequence_length} tokens at most"
 
 
+class Words(Texts):
+    """`Inputs` of texts whose words have labels."""
+
+    _mean = 1.0
+
+    def __init__(self, loaded: Loaded, config: FineTuneConfig) -> None:
+        check_scorer()
+        check_tokenizer(loaded.preprocessor, config.model.preset)
+        super().__init__(loaded, config)
+        # Batches are padded to their own longest row: there is nothing to choose.
+        self._preprocessor.sequence_length = config.model.sequence_length or loaded.max_length
+
+    def store(self, prepared: Prepared, cache: Path) -> PieceStore:
+        """Token ids, and where words begin."""
+        rows, names = np.concatenate(list(prepared.splits.values())), list(self.backbone.input)
+        return piece_store(self._preprocessor, names, prepared.table, rows, cache, prepared.digest)
+
+    def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> PieceLabels:
+        """The tags of words, at their first pieces."""
+        assert prepared.tags
+        if line := lost(store, prepared.tags, np.concatenate(list(prepared.splits.values()))):
+            say(line)
+        train = prepared.splits["train"]
+        self._mean = max(1.0, sum(len(store.seen(row)) for row in train) / len(train))
+        return PieceLabels(store, prepared.tags)
+
+    def task(self, **head: Any) -> HeadedTask:
+        """A `TokenTask`."""
+        exact = self._loaded.exact_gelu
+        return TokenTask(
+            self.backbone, self._preprocessor, exact_gelu=exact, words=self._mean, **head
+        )
+
+    def examples(self, table: pa.Table, store: Store, rows: np.ndarray) -> list[list[str]]:
+        """The words."""
+        return table["words"].take(pa.array(rows)).to_pylist()
+
+
 class Pictures:
     """`Inputs` of pictures."""
 
@@ -160,6 +212,10 @@ class Pictures:
         """Pixels."""
         rows = np.concatenate(list(prepared.splits.values()))
         return pixel_store(prepared.table, rows, cache, prepared.digest, self._look)
+
+    def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
+        """Those of the rows."""
+        return prepared.labels
 
     def task(self, **head: Any) -> HeadedTask:
         """An `ImageTask`."""
@@ -197,11 +253,13 @@ def head_of(
 
     Args:
         config: of the run.
-        class_names: none for regression.
+        class_names: none for regression; for token classification the types of entities.
         targets: labels of the training rows.
     """
     model = config.model
     regression = model.task == "regression"
+    if model.task == TOKENS:
+        class_names = tag_names(class_names)
     return {
         "kind": model.task,
         "class_names": tuple(class_names) or (config.data.label,),
@@ -210,6 +268,15 @@ def head_of(
         "target_mean": float(targets.mean()) if regression else 0.0,
         "target_std": float(targets.std()) if regression else 1.0,
     }
+
+
+def check_scorer() -> None:
+    """Raises `UserError` where the package that counts entities is not installed."""
+    if importlib.util.find_spec("seqeval") is None:
+        raise UserError(
+            f"config.model.task={TOKENS} is scored by seqeval, which is not installed; run "
+            '`pip install "tf_finetune[tokens]"`.'
+        )
 
 
 def _check_length(model: ModelConfig, most: int) -> None:

@@ -36,7 +36,7 @@ def interpolate_run(
     floor, sign = fit.retained_floor, 1 if objective.mode == "max" else -1
 
     def figure_on(split: str) -> Callable[[], float]:
-        store, labels = setup.store, setup.prepared.labels
+        store, labels = setup.store, setup.labels
         rows = evaluation_dataset(store, labels, splits[split], batch_size=fit.eval_batch)
         examples = Examples(train={}, steps=0, size=0, validation=rows)
         return lambda: sign * validation_figures(network, examples)[objective.monitor]

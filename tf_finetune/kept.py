@@ -36,7 +36,8 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
         # Nothing is said where there is nothing to keep, or the head's features are kept.
         whole = ("all", "head")
         return [Planned(why_not="" if p.train in whole else reason) for p in phases]
-    return plan_cuts(groups, phases, tokens, first=0 if setup.baseline else 1)
+    first = 0 if setup.baseline else 1
+    return plan_cuts(groups, phases, tokens, first=first, features=task.one_vector)
 
 
 def frozen_part(

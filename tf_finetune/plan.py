@@ -94,9 +94,9 @@ def _cost(
     groups = layer_groups(task.network, task.backbone)
     set_trainable(groups, phase.train, phase.batch_norm)
     trainable, total = count_parameters(task.network)
-    cached = phase.train == "head" and fit.cache
+    cached = phase.train == "head" and fit.cache and task.one_vector
     network, encode_rate = task.network, 0.0
-    classes = setup.prepared.labels[rows] if fit.sampling == "balanced" else None
+    classes = setup.labels[rows] if fit.sampling == "balanced" else None
     batches = plan_epoch(setup.store.lengths[rows], fit.global_batch, fit.seed, 0, classes)
     # The batches in the middle by length stand for all.
     middle = sorted(batches, key=lambda b: setup.store.lengths[rows[b]].max())
@@ -120,9 +120,9 @@ def _cost(
             recomputed_blocks(groups, fit.gradient_checkpointing),
             training_by(network, step_of(task, network, fit, body)),
         ):
-            first = _step(network, inputs[0], setup.prepared.labels[chosen[0]])
+            first = _step(network, inputs[0], setup.labels[chosen[0]])
             steps = [
-                _step(network, x, setup.prepared.labels[b])
+                _step(network, x, setup.labels[b])
                 for x, b in zip(inputs, chosen, strict=True)
                 for _ in range(2)
             ]

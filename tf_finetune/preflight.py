@@ -209,7 +209,7 @@ def _write(folder: Path, config: FineTuneConfig, setup: Setup, phase: Phase) -> 
     inputs = setup.store.batch(longest)
     named = inputs if isinstance(inputs, dict) else {_PIXELS: inputs}
     np.savez(folder / "x.npz", **named)
-    np.save(folder / "y.npy", prepared.labels[longest])
+    np.save(folder / "y.npy", setup.labels[longest])
     job = {
         "config": config.to_json(),
         "class_names": list(prepared.class_names),

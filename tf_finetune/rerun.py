@@ -12,17 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from tf_finetune.assemble import SPLITS
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
 from tf_finetune.data.content import scan
 from tf_finetune.data.sources import read, unsplit
+from tf_finetune.data.tags import read_tags
 from tf_finetune.data.text import texts_of
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.parity import PARITY_TEXTS
+from tf_finetune.inputs import check_scorer
 from tf_finetune.report import markdown
 from tf_finetune.results import evaluate
+from tf_finetune.results.tag_scores import score_tags
 from tf_finetune.results.wording import NAMES, with_interval
 from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import CARD, check_finished, read_config
@@ -55,6 +60,10 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     model = load_model(workdir)
     kind = config.model.task
     data = unsplit(data or config.data, path)
+    if kind == TOKENS:
+        check_scorer()
+        data.classes = tuple(name[2:] for name in model.class_names[1::2])
+        return _evaluate_tags(Path(workdir), config, model, data)
     data.classes = model.class_names
     with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
         table, labels = _labelled(data, kind, Path(scratch))
@@ -73,6 +82,34 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
             new = evaluate.score(kind, outputs[~seen], labels[~seen], model.class_names, **how)
         scores |= {"seen": int(seen.sum()), "unseen": new}
         lines.append(_caution(kind, seen, new))
+    return "\n".join([*lines, json.dumps(scores, indent=2)])
+
+
+def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: DataConfig) -> str:
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
+        table, findings = read(data, TOKENS, Path(scratch))
+        tags = read_tags(table, data, findings)
+        findings.enforce(findings.kinds(), data.bad_rows, "bad_rows")
+        rows = np.flatnonzero(tags.known)
+        if not len(rows):
+            raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
+        table = table.take(pa.array(rows))
+        seen = _seen(workdir, table)
+        found = model.predict(table["words"].to_pylist())
+    truth = [[tags.names[code] for code in tags.of(row)] for row in rows.tolist()]
+    chosen = [one.tags for one in found]
+    how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
+    scores = score_tags(truth, chosen, **how)
+    scores["unseen_words"] = sum(one.unseen for one in found)
+    lines = [f"{data.path}: {len(rows):,} rows"]
+    if seen is None:
+        lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
+    elif seen.any():
+        new, places = {}, np.flatnonzero(~seen)
+        if len(places):
+            new = score_tags([truth[i] for i in places], [chosen[i] for i in places], **how)
+        scores |= {"seen": int(seen.sum()), "unseen": new}
+        lines.append(_caution(TOKENS, seen, new))
     return "\n".join([*lines, json.dumps(scores, indent=2)])
 
 
@@ -113,7 +150,7 @@ def _caution(kind: str, seen: np.ndarray, new: dict[str, Any]) -> str:
     used = "stand in the data that the run trained or was chosen on"
     if not new:
         return f"All of them {used}: these figures say little about new texts."
-    name = evaluate.INTERVALS[kind][0]
+    name = "f1" if kind == TOKENS else evaluate.INTERVALS[kind][0]
     return (
         f"{seen.sum():,} of them {used}; on the other {(~seen).sum():,}: {NAMES[name]} "
         f"{with_interval(new, name)}"
@@ -149,9 +186,12 @@ def export_run(
     every_format.check_exports(folder, formats)
     model = load_model(workdir)
     every_format.check_model(model, formats)
-    texts = model.column == "text"
+    texts = model.column != "image"
     rows = _test_rows(Path(workdir))
-    if texts:
+    examples: Any
+    if model.column == "words":
+        examples = rows["words"].to_pylist() if rows else []
+    elif texts:
         empty: list[list[str]] = [[] for _ in range(2 if config.data.text_pair else 1)]
         examples = texts_of(rows, np.arange(len(rows))) if rows else empty
     else:

@@ -14,6 +14,8 @@ class DataConfig:
         path: a file, a glob, a folder of text files or pictures by class, or several of
             them separated by commas. `.csv`, `.tsv`, `.jsonl` and `.parquet`,
             each also gzipped; a `.zip` or `.tar` of a folder of pictures.
+            For token classification also `.conll`, `.txt` and `.tsv`: a word first and its tag
+            last in each line, a blank line between sentences.
             `package:NAME/FILE` is a file inside an installed Python package, which is
             read but never imported.
         tfds: a TensorFlow Datasets name that has been prepared on this machine.
@@ -22,14 +24,17 @@ class DataConfig:
             and a tab for `.tsv`.
         encoding: of text files.
         where: `COLUMN=VALUE` keeps only the rows with that value.
-        text: the column that holds the text.
+        text: the column that holds the text; for token classification a list of words.
         text_pair: the column of a second text, for tasks on pairs.
         image: the column that holds the path of a picture, from the data file's folder on;
             in place of `text`. Folders by class, archives and arrays of pictures need none.
-        label: the column that holds the label.
+        label: the column that holds the label; for token classification a list of tags, in
+            IOB1, IOB2, BIOES or BILOU.
         label_separator: between the labels of one row in a multi-label column.
-        classes: the labels that are allowed, in order; empty means those found.
-        group: rows with the same value in this column stay in one split.
+        classes: the labels that are allowed, in order; empty means those found. For token
+            classification the types of entities.
+        group: rows with the same value in this column stay in one split; of CoNLL files
+            `document`, which -DOCSTART- lines divide.
         slice: a column, such as that of a row's source, by whose values the results are
             also told one by one.
         split: the column that names the split of each row.
@@ -105,7 +110,8 @@ class ModelConfig:
         preset: a KerasHub preset name, `hf://OWNER/NAME`, a local Hugging Face or
             KerasHub folder, a `.keras` file, or `minilm` (the packaged one). For pictures
             also `keras.applications:NAME`, a timm folder, or `efficientnet_lite0` (packaged).
-        task: `classification` (one label a row), `multi_label` or `regression`.
+        task: `classification` (one label a row), `multi_label`, `regression`, or
+            `token_classification` (one tag a word, as for names of people and places).
         pooling: how token states, or the places of a picture, become one vector: `first`,
             `mean`, `max`, or `backbone` for the backbone's own pooled output.
         dropout: rate in front of the head's last layer, 0 to 1.
@@ -249,7 +255,8 @@ class ResultsConfig:
         bootstrap: resamples behind each 95% interval.
         probe_baseline: also score the head trained alone on the frozen backbone.
         calibrate: divide the logits by a temperature, fitted on the validation split, so
-            that probabilities come true as often as they say; not for regression.
+            that probabilities come true as often as they say; not for regression and token
+            classification.
         label_audit: also look for training rows whose label is probably wrong, in one pass
             over them; for classification.
         drift: also say how far each block of the backbone has moved; takes a second copy of

@@ -227,7 +227,7 @@ def run_phase(
     if middle:
         middle.restore(task.network)
     network, store, body = task.network, setup.store, None
-    if phase.train == "head" and frozen:
+    if phase.train == "head" and frozen and task.one_vector:
         network, store = task.head, frozen.features(number)
         if number <= 1:  # of the pretrained backbone as it is
             frozen_features.keep(run / "cache", store, splits, config.data.seed)
@@ -240,7 +240,7 @@ def run_phase(
         result = solve_phase(
             task,
             store,
-            setup.prepared.labels,
+            setup.labels,
             splits,
             phase,
             fit,
@@ -255,7 +255,7 @@ def run_phase(
     def trained(seed: int, run: Path, state: State, say: Callable[[str], None]) -> PhaseResult:
         examples = examples_of_rows(
             store,
-            setup.prepared.labels,
+            setup.labels,
             splits["train"],
             splits["validation"],
             dataclasses.replace(fit, seed=seed),
@@ -289,6 +289,8 @@ def run_phase(
         trained, network, seeds, objective=objective, state=state, workdir=run, say=say
     )
     result.kept_share = kept
+    if network is not task.head:  # activations are kept of some rows alone
+        network, store = task.network, setup.store
     logits = held_out(network, store, splits, fit.eval_batch) if phase.train == "head" else {}
     return result, activated(task.kind, logits)
 

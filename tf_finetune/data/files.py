@@ -1,4 +1,4 @@
-"""Readers of CSV, TSV, JSON Lines and Parquet files, a row at a time."""
+"""Readers of CSV, TSV, JSON Lines, Parquet and CoNLL files, a row at a time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tf_finetune.data import conll
 from tf_finetune.data.rows import Columns, Record
 from tf_finetune.data.values import shown
 from tf_finetune.errors import UserError
@@ -57,14 +58,19 @@ def records(name: str, path: Path, config: DataConfig, columns: Columns) -> Iter
         UserError: if the file is not what its name says, or lacks a column.
     """
     kind = extension(path)
-    if kind not in EXTENSIONS:
+    of_words = "words" in columns.roles
+    if kind not in EXTENSIONS and not (of_words and kind in conll.EXTENSIONS):
         hint = " Save it as one JSON object a line, named .jsonl." if kind == ".json" else ""
         raise UserError(
             f'"{name}" has the unknown extension "{kind}"; allowed: '
-            f"{', '.join(EXTENSIONS)}, each also with .gz.{hint}"
+            f"{', '.join(dict.fromkeys((*conll.EXTENSIONS * of_words, *EXTENSIONS)))}, each also "
+            f"with .gz.{hint}"
         )
     try:
-        if kind == ".parquet":
+        if of_words and kind in conll.EXTENSIONS:
+            with _open_text(name, path, config.encoding) as file:
+                yield from conll.sentences(name, file, config.delimiter, columns)
+        elif kind == ".parquet":
             yield from _parquet(name, path, columns)
         elif kind in (".csv", ".tsv"):
             yield from _csv(name, path, config, columns, "\t" if kind == ".tsv" else ",")

@@ -18,6 +18,8 @@ from tf_finetune.data.findings import Findings
 from tf_finetune.data.report import write_report
 from tf_finetune.data.sources import fraction, read
 from tf_finetune.data.splits import SPLITS, assign, nested_order, strata
+from tf_finetune.data.tags import Tags, read_tags, repaired
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
@@ -34,11 +36,14 @@ class Prepared:
         splits: for "train", "validation" and "test", and "retained" where it is given,
             the (m,) int64 rows of the table, ascending. Rows left out are in none.
         labels: for each row of the table; (n,) int32 classes, (n, k) float32
-            multi-hot or (n,) float32 targets.
-        class_names: in the order of the classes; empty for regression.
+            multi-hot or (n,) float32 targets. Of tagged words multi-hot too, which types of
+            entities stand in a row.
+        class_names: in the order of the classes; empty for regression. Of tagged words the
+            types of entities.
         findings: what was found wrong.
         report: the data report, Markdown.
         digest: sha256 over the texts or pixels, labels, class names and splits.
+        tags: of the words of each row, in token classification.
     """
 
     table: pa.Table
@@ -48,6 +53,7 @@ class Prepared:
     findings: Findings
     report: str
     digest: str
+    tags: Tags | None = None
 
 
 def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepared:
@@ -68,12 +74,14 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
     data, task = config.data, config.model.task
     table, findings = read(data, task, folder, source)
     scan = content.scan(table, folder)
-    names, labels, sides = _label(table, task, data, findings, scan)
+    tags = read_tags(table, data, findings) if task == TOKENS else None
+    names, labels, sides = _label(table, task, data, findings, scan, tags)
     alike = duplicates.find_alike(table, scan, data.near_duplicates)
     made = _fractions(table, data)
     sides = _split(table, sides, labels, scan.keys, alike.together, made, data.seed)
-    sides = _check(table, sides, labels, scan.keys, alike, findings, data)
-    _refuse_what_cannot_train(sides, labels, names, made, findings, data)
+    label_ids = tags.alike() if tags else np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+    sides = _check(table, sides, label_ids, scan.keys, alike, findings, data)
+    _refuse_what_cannot_train(sides, labels, names, made, findings, data, tags)
     sides, limited = _limit(sides, labels, names, scan.keys, data)
     splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
     if not data.retained:
@@ -86,7 +94,7 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         scan=scan,
         findings=findings,
         how=_how(splits, made, data, content.what(table), classes=bool(names)),
-        notes=[note for note in (limited, alike.note) if note],
+        notes=[note for note in (limited, alike.note, tags.note if tags else "") if note],
     )
     return Prepared(
         table=table,
@@ -95,18 +103,27 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         class_names=names,
         findings=findings,
         report=report,
-        digest=_digest(scan.digest, labels, names, splits),
+        digest=_digest(scan.digest + (tags.digest() if tags else b""), labels, names, splits),
+        tags=tags,
     )
 
 
 def _label(
-    table: pa.Table, task: str, data: DataConfig, findings: Findings, scan: duplicates.Scan
+    table: pa.Table,
+    task: str,
+    data: DataConfig,
+    findings: Findings,
+    scan: duplicates.Scan,
+    tags: Tags | None,
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Class names, labels and sides: -1 for an unknown label or no picture, else 0."""
-    names = () if task == "regression" else label_column.class_names(table, data)
-    labels, known = label_column.encode(table, task, names)
+    if tags:
+        names, labels, known = tags.types, tags.kinds(), tags.known.copy()
+    else:
+        names = () if task == "regression" else label_column.class_names(table, data)
+        labels, known = label_column.encode(table, task, names)
     unknown = np.flatnonzero(~known)
-    for row in unknown.tolist():
+    for row in unknown.tolist() if not tags else ():
         label = table["label"][row].as_py()
         label = label if isinstance(label, str) else ", ".join(label)
         findings.add("unknown label", checks.place(table, row), label)
@@ -117,6 +134,7 @@ def _label(
     findings.enforce(bad, data.bad_rows, "bad_rows")
     for kind in bad:
         findings.act(kind, f"Left out (config.data.bad_rows={data.bad_rows}).")
+    repaired(data, findings)
     findings.act(_OTHER_SPLIT, "Left out: these rows belong to none of the three splits.")
     if not known.any():
         raise UserError(
@@ -160,7 +178,7 @@ def _split(
 def _check(
     table: pa.Table,
     sides: np.ndarray,
-    labels: np.ndarray,
+    label_ids: np.ndarray,
     keys: np.ndarray,
     alike: duplicates.Alike,
     findings: Findings,
@@ -168,8 +186,6 @@ def _check(
 ) -> np.ndarray:
     clusters = {"leak": keys, "near leak": alike.content, "group leak": alike.groups}
     sides = checks.leaks(table, sides, clusters, findings, data)
-    _, label_ids = np.unique(labels, axis=0, return_inverse=True)
-    label_ids = label_ids.ravel()
     sides = checks.conflicts(table, sides, keys, label_ids, findings, data)
     sides = checks.copies(table, sides, keys, label_ids, findings, data)
     checks.near_copies(table, sides, alike.near, findings)
@@ -183,6 +199,7 @@ def _refuse_what_cannot_train(
     made: dict[str, float],
     findings: Findings,
     data: DataConfig,
+    tags: Tags | None,
 ) -> None:
     training = labels[sides == 0]
     if not len(training):
@@ -190,7 +207,10 @@ def _refuse_what_cannot_train(
             f"No training row is left ({findings.summary()}). Mend the data, or keep such rows "
             "with --config.data.leaks=warn or --config.data.conflicts=warn."
         )
-    label_column.refuse_one_value(training, names, data)
+    if tags:
+        tags.refuse_one_tag(np.flatnonzero(sides == 0))
+    else:
+        label_column.refuse_one_value(training, names, data)
     if names:
         label_column.refuse_small_classes(
             training, names, data, findings.summary() if findings.kinds() else ""

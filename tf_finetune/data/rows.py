@@ -22,8 +22,8 @@ class Columns:
     """The columns to read: what each is for, and its name in the source.
 
     Attributes:
-        roles: `text` and `text_pair`, or `image` in their place; `label`, `group`, `slice`,
-            `split`, `where`; those in use.
+        roles: `text` and `text_pair`, or in their place `image` or `words`; `label`, `group`,
+            `slice`, `split`, `where`; those in use.
         names: the column's name for each role.
     """
 
@@ -31,12 +31,13 @@ class Columns:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: DataConfig, *, labelled: bool) -> Columns:
+    def of(cls, config: DataConfig, *, labelled: bool, words: bool = False) -> Columns:
         """The columns that the configuration asks for.
 
         Args:
             config: names the columns.
             labelled: False reads the texts or pictures alone.
+            words: the texts are divided into words.
 
         Raises:
             UserError: if the text or label column has no name, or both the same.
@@ -44,6 +45,8 @@ class Columns:
         chosen = {"text": config.text, "text_pair": config.text_pair}
         if config.image:
             chosen = {"image": config.image}
+        elif words:
+            chosen = {"words": config.text}
         if labelled:
             chosen |= {"label": config.label, "group": config.group, "slice": config.slice}
             chosen |= {"split": config.split}
@@ -53,7 +56,7 @@ class Columns:
                 raise UserError(f"config.data.{role} is empty; name the column of the {role}.")
         first = next(iter(chosen))
         if chosen.get("label") == chosen[first]:
-            raise UserError(f'config.data.{first} and config.data.label are both "{config.label}".')
+            raise UserError(f'{setting_of(first)} and config.data.label are both "{config.label}".')
         chosen = {role: name for role, name in chosen.items() if name}
         return cls(tuple(chosen), tuple(chosen.values()))
 
@@ -72,7 +75,7 @@ class Columns:
     def missing(self, place: str, name: str, found: Iterable[str]) -> UserError:
         """The error for a column that is not there; it lists those that are."""
         found = list(found)
-        option = f"config.data.{self.roles[self.names.index(name)]}"
+        option = setting_of(self.roles[self.names.index(name)])
         value = "=VALUE" if option.endswith("where") else ""
         return UserError(
             f'{place} has no column "{name}" ({option}). It has: {quoted(found)}.'
@@ -95,6 +98,11 @@ class Part:
     split: str
     records: Iterator[Record]
     columns: Columns | None = None
+
+
+def setting_of(role: str) -> str:
+    """The setting that names the column of a role."""
+    return f"config.data.{'text' if role == 'words' else role}"
 
 
 def check_unique(place: str, found: Sequence[str]) -> None:

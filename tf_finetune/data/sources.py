@@ -18,6 +18,7 @@ from tf_finetune.data.pictures.paths import with_paths
 from tf_finetune.data.pictures.recognise import check_kind, with_column
 from tf_finetune.data.rows import Columns, Part
 from tf_finetune.data.table import BAD_ROWS, Rows, no_rows, schema, write
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
@@ -31,14 +32,15 @@ def read(
 
     Args:
         config: where the examples are, and which columns count.
-        task: "classification", "multi_label" or "regression".
+        task: as in `config.model.task`.
         folder: an existing folder for the table, and for pictures that are no files yet.
         source: data handed over in Python, or a path that replaces `config.path`.
         labelled: False, for prediction, reads the texts alone and keeps each row.
 
     Returns:
         A table with the columns `text`, `text_pair` (with `config.text_pair`), or in place
-        of both `image`, a path, where the rows are pictures;
+        of both `image`, a path, where the rows are pictures; for token classification `words`
+        (list of strings, None of a text that is not divided);
         `label` (string, list of strings or double by the task; if labelled),
         `group` (with `config.group`; if labelled), `slice` (likewise), `split` ("train",
         "validation", "test", "retained", or "" where it is still to be split), `file`
@@ -48,24 +50,25 @@ def read(
     Raises:
         UserError: if the source, a column, a split or a value is not as configured.
     """
-    config, columns, parts, to_cut = _resolved(config, source, labelled, folder)
+    config, columns, parts, to_cut = _resolved(config, task, source, labelled, folder)
     rows = Rows(columns, _split_names(config), task, config, train="" if to_cut else "train")
     path = write(rows.of(parts), schema(columns, task), folder / "rows.arrow")
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all(), rows.findings
 
 
-def check(config: DataConfig, source: Any = None, *, labelled: bool = True) -> None:
+def check(config: DataConfig, source: Any = None, *, labelled: bool = True, task: str = "") -> None:
     """Reads the first row of each file: most mistakes show there, within milliseconds.
 
     Args:
         config: as in `read`.
         source: as in `read`; of data in memory the columns alone are looked at.
         labelled: as in `read`.
+        task: as in `read`; empty for any that is not on words.
 
     Raises:
         UserError: if the source, a column or a first row is not as configured.
     """
-    config, _, parts, _ = _resolved(config, source, labelled, None)
+    config, _, parts, _ = _resolved(config, task, source, labelled, None)
     for part in parts if config.path else ():
         if next(part.records, None) is None:
             raise no_rows(part.name)
@@ -120,7 +123,7 @@ def fraction(config: DataConfig, split: str) -> float | None:
 
 
 def _resolved(
-    config: DataConfig, source: Any, labelled: bool, folder: Path | None
+    config: DataConfig, task: str, source: Any, labelled: bool, folder: Path | None
 ) -> tuple[DataConfig, Columns, list[Part], bool]:
     """What is read in the end; last, whether a split is still to be cut from it.
 
@@ -133,7 +136,7 @@ def _resolved(
     config = with_column(config, source)
     if labelled:
         check_kind(config)
-    columns = Columns.of(config, labelled=labelled)
+    columns = Columns.of(config, labelled=labelled, words=task == TOKENS)
     parts = _main_parts(config, columns, source, labelled, folder)
     if not labelled or (folder is None and not parts):
         return config, columns, parts, True
@@ -181,6 +184,11 @@ def _file_parts(
                 continue
             path = archive.unpacked(name, path, folder)
         if path.is_dir():
+            if "words" in columns.roles:
+                raise UserError(
+                    f'config.data.{option} "{name}" is a folder; words and tags are read from '
+                    f"files, of which several may be named: {name.rstrip('/')}/*.conll"
+                )
             some = read(name, path, config, columns, split=split, labelled=labelled)
         else:
             some = [Part(name, split, files.records(name, path, config, columns))]

@@ -11,14 +11,18 @@ from typing import Any
 import pyarrow as pa
 
 from tf_finetune.data.findings import Findings
-from tf_finetune.data.rows import Columns, Part, quoted
+from tf_finetune.data.rows import Columns, Part, quoted, setting_of
+from tf_finetune.data.sentences import tags_of, words_of
 from tf_finetune.data.values import Labels, Unusable, is_readable, text
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 from tf_finetune.value_checks import nearest
 
 BAD_ROWS = (
     "empty text",
+    "empty sentence",
+    "words and tags of unequal number",
     "missing picture",
     "undecodable bytes",
     "missing label",
@@ -31,6 +35,7 @@ _LABEL_TYPES = {
     "classification": pa.string(),
     "multi_label": pa.list_(pa.string()),
     "regression": pa.float64(),
+    TOKENS: pa.list_(pa.string()),
 }
 _BATCH_ROWS = 4096
 _BATCH_CHARACTERS = 1_000_000
@@ -44,8 +49,11 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOT
 def schema(columns: Columns, task: str) -> pa.Schema:
     """The types of the table's columns, in order."""
     types = {"text": pa.string(), "text_pair": pa.string(), "image": pa.string()}
+    if "words" in columns.roles:
+        types = {"text": pa.string(), "words": pa.list_(pa.string())}
     types["label"] = _LABEL_TYPES[task]
-    types = {role: kind for role, kind in types.items() if role in columns.roles}
+    needed = {*columns.roles, *(["text"] if "words" in columns.roles else [])}
+    types = {role: kind for role, kind in types.items() if role in needed}
     types |= {role: pa.string() for role in ("group", "slice") if role in columns.roles}
     return pa.schema(types | {"split": pa.string(), "file": pa.string(), "row": pa.int64()})
 
@@ -97,7 +105,7 @@ class Rows:
         counts = (f"{self.findings.count(kind):,} x {kind}" for kind in self.findings.kinds())
         raise UserError(
             f"No row of the data can be used: {', '.join(counts)}. "
-            f"Check config.data.{self._columns.roles[0]} and config.data.label."
+            f"Check {setting_of(self._columns.roles[0])} and config.data.label."
         )
 
     def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
@@ -135,7 +143,14 @@ class Rows:
         if "split" in raw and split == "train":
             split = self._named_split(raw["split"])
         texts = self._texts(raw, file, number)
-        label = labels.convert(raw["label"], file, number)
+        if "words" in raw:
+            label: Any = tags_of(raw["label"], f"{file}:{number}")
+            if len(label) != len(texts[1]):
+                counts = f"{len(texts[1])} words, {len(label)} tags"
+                self.findings.add("words and tags of unequal number", f"{file}:{number}", counts)
+                return None
+        else:
+            label = labels.convert(raw["label"], file, number)
         group = [_scalar(raw["group"], "group", file, number)] if "group" in raw else []
         if "" in group:
             raise Unusable("missing group")
@@ -154,7 +169,15 @@ class Rows:
             number,
         )
 
-    def _texts(self, raw: dict[str, Any], file: str, number: int) -> list[str]:
+    def _texts(self, raw: dict[str, Any], file: str, number: int) -> list[Any]:
+        if "words" in raw:
+            text, words = words_of(raw["words"], f"{file}:{number}", labelled=self._labelled)
+            if is_readable(text):
+                return [text, words]
+            if self._labelled:
+                raise Unusable("undecodable bytes")
+            self.findings.add("undecodable bytes", f"{file}:{number}", _printable(text))
+            return [_printable(text), words and [_printable(word) for word in words]]
         roles = [role for role in ("text", "text_pair", "image") if role in raw]
         texts = [_scalar(raw[role], role, file, number) for role in roles]
         if not self._labelled:

@@ -66,8 +66,7 @@ def pad(preprocessor: Any, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, n
     The length is the longest row's, rounded up to a multiple of 8, at most the
     preprocessor's `sequence_length`.
     """
-    longest = max(row["token_ids"].size for row in rows)
-    length = min(-(-longest // _STEP) * _STEP, preprocessor.sequence_length)
+    length = padded_length(preprocessor, max(row["token_ids"].size for row in rows))
     fills = {"token_ids": preprocessor.tokenizer.pad_token_id}
     batch = {
         key: np.full((len(rows), length), fills.get(key, 0), "int32") for key in [*rows[0], _MASK]
@@ -77,6 +76,11 @@ def pad(preprocessor: Any, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, n
             batch[key][i, : values.size] = values
         batch[_MASK][i, : row["token_ids"].size] = 1
     return batch
+
+
+def padded_length(preprocessor: Any, longest: int) -> int:
+    """The tokens of a batch with its padding, by its longest row's."""
+    return min(-(-int(longest) // _STEP) * _STEP, preprocessor.sequence_length)
 
 
 def choose_length(preprocessor: Any, table: pa.Table, rows: np.ndarray, most: int) -> int:
@@ -133,31 +137,67 @@ def tokenize(
         folder: where the cache lies.
         digest: of the table's texts and of `rows`.
     """
-    key = json.dumps(
-        [digest, len(table), preprocessor.sequence_length, preprocessor.tokenizer.get_config()],
-        default=str,
-        sort_keys=True,
-    )
-    cached = folder / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if not cached.exists():
-        _write(preprocessor, table, np.sort(rows), cached)
-    offsets = np.load(cached / "offsets.npy")
-    columns = {file.stem: np.memmap(file, dtype="int32", mode="r") for file in cached.glob("*.bin")}
+    graph = in_graph(preprocessor)
+
+    def of_rows(chosen: np.ndarray) -> list[dict[str, np.ndarray]]:
+        return encode(graph, *texts_of(table, chosen))
+
+    offsets, columns = read_tokens(preprocessor, of_rows, len(table), rows, folder, digest)
     return TokenStore(
         preprocessor=preprocessor, lengths=np.diff(offsets), _offsets=offsets, _columns=columns
     )
 
 
-def _write(preprocessor: Any, table: pa.Table, rows: np.ndarray, cached: Path) -> None:
-    lengths = np.zeros(len(table), "int64")
-    graph = in_graph(preprocessor)
+def read_tokens(
+    preprocessor: Any,
+    of_rows: Callable[[np.ndarray], list[dict[str, np.ndarray]]],
+    count: int,
+    rows: np.ndarray,
+    folder: Path,
+    digest: str,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Arrays of tokens, from the files of a former call, or made.
+
+    Args:
+        preprocessor: as for `tokenize`.
+        of_rows: from some rows to the arrays of each.
+        count: rows of the table.
+        rows: as for `tokenize`.
+        folder: as for `tokenize`.
+        digest: as for `tokenize`.
+
+    Returns:
+        int64 (count + 1,), where the tokens of each row begin, and by name the arrays of all
+        rows behind each other.
+    """
+    key = json.dumps(
+        [digest, count, preprocessor.sequence_length, preprocessor.tokenizer.get_config()],
+        default=str,
+        sort_keys=True,
+    )
+    cached = folder / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if not cached.exists():
+        _write(of_rows, count, np.sort(rows), cached)
+    offsets = np.load(cached / "offsets.npy")
+    columns: dict[str, np.ndarray] = {}
+    for file in cached.glob("*.bin"):
+        columns[file.stem] = np.memmap(file, dtype="int32", mode="r")
+    return offsets, columns
+
+
+def _write(
+    of_rows: Callable[[np.ndarray], list[dict[str, np.ndarray]]],
+    count: int,
+    rows: np.ndarray,
+    cached: Path,
+) -> None:
+    lengths = np.zeros(count, "int64")
     with written_whole(cached) as temporary, contextlib.ExitStack() as stack:
         temporary.mkdir()
         files: dict[str, Any] = {}
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            encoded = encode(graph, *texts_of(table, chunk))
-            for row, ids in zip(chunk, encoded, strict=True):
+            for row, ids in zip(chunk, of_rows(chunk), strict=True):
                 lengths[row] = ids["token_ids"].size
                 for key, values in ids.items():
                     if key not in files:

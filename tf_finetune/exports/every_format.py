@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
-from tf_finetune.exports import graphs, hub_folder, hugging_face, picture_model, saved_model
+from tf_finetune.exports import (
+    graphs,
+    hub_folder,
+    hugging_face,
+    picture_model,
+    saved_model,
+    tag_model,
+)
 from tf_finetune.exports.folder import check_folder, mark, place_of, placing, size
 from tf_finetune.exports.parity import (
     TOLERANCE,
@@ -23,6 +30,7 @@ from tf_finetune.exports.parity import (
     with_hard_texts,
 )
 from tf_finetune.model.image_task import ImageTask
+from tf_finetune.model.token_task import TokenTask
 from tf_finetune.settings import ResultsConfig
 
 _SAVED_MODEL = "saved_model"
@@ -106,10 +114,11 @@ def check_model(model: Any, formats: Sequence[str]) -> None:
         UserError: saying why, and what would be possible.
     """
     others = [name for name in formats if name != _SAVED_MODEL]
-    if isinstance(model, ImageTask) and others:
+    if isinstance(model, ImageTask | TokenTask) and others:
+        what = "of pictures" if isinstance(model, ImageTask) else "that tags words"
         raise UserError(
-            f'config.results.formats names "{others[0]}", which is for models of texts; a model of '
-            f"pictures is written as {_SAVED_MODEL}. Leave it out."
+            f'config.results.formats names "{others[0]}", which is for models of texts; a model '
+            f"{what} is written as {_SAVED_MODEL}. Leave it out."
         )
     if "hugging_face" in formats:
         hugging_face.check(model)
@@ -127,7 +136,7 @@ def export_all(
         model: that computes in float32.
         folder: usually `WORKDIR/export`.
         columns: one list of real texts; for pairs two; for a model of pictures their
-            pixels (n, height, width, 3).
+            pixels (n, height, width, 3), for one that tags words lists of words.
         formats: of `config.results.formats`.
 
     Returns:
@@ -147,8 +156,11 @@ def export_all(
 
 
 def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Exported:
-    write = picture_model.export_pictures if isinstance(model, ImageTask) else saved_model.export
-    return write(model, folder, examples)
+    if isinstance(model, ImageTask):
+        return picture_model.export_pictures(model, folder, examples)
+    if isinstance(model, TokenTask):
+        return tag_model.export_tags(model, folder, examples)
+    return saved_model.export(model, folder, examples)
 
 
 def for_card(exported: Mapping[str, Exported]) -> dict[str, Any]:

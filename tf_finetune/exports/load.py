@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tf_finetune.data.spans import Tagged, are_words, in_characters, places_of, tagged
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.exports.folder import FORMAT, VERSION, digest, read_marker
 from tf_finetune.exports.hub_folder import TASK_FILE
@@ -24,7 +26,7 @@ class Exported:
 
     Attributes:
         path: the version folder, `.../saved_model/1`.
-        kind: `classification`, `multi_label` or `regression`.
+        kind: as `config.model.task`.
         class_names: what the k outputs stand for.
 
     Args:
@@ -113,6 +115,66 @@ class ExportedModel(Exported):
         return self._answer(SIGNATURE, **tensors)
 
 
+class ExportedTags(Exported):
+    """An exported model that tags words."""
+
+    column = "words"
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow_text  # noqa: F401 - registers the tokenizer's operations
+
+        super().__init__(path)
+
+    def predict(self, x: Sequence[Any], batch_size: int = 64) -> list[Tagged]:
+        """Tags of words, as `TokenTask.predict` gives them.
+
+        Args:
+            x: n texts, or n lists of words.
+            batch_size: texts a step.
+
+        Raises:
+            UserError: if `x` is one text, or holds both.
+        """
+        kind = None if isinstance(x, str) else are_words(list(x))
+        if kind is None:
+            raise UserError("predict() of this model takes a list of texts, or of lists of words.")
+        found = []
+        for start in range(0, len(x), batch_size):
+            chosen = list(x[start : start + batch_size])
+            found += self._of_words(chosen) if kind else self._of_texts(chosen)
+        return found
+
+    def _of_texts(self, texts: list[str]) -> list[Tagged]:
+        import tensorflow as tf
+
+        found = self._signatures[SIGNATURE](text=tf.constant(texts, tf.string))
+        words, starts, ends, shares = (
+            found[name].numpy() for name in ("words", "starts", "ends", "probabilities")
+        )
+        rows = []
+        for i, text in enumerate(texts):
+            count = int((starts[i] >= 0).sum())
+            first, last = (in_characters(text, part[i, :count]) for part in (starts, ends))
+            own = [word.decode() for word in words[i, :count]]
+            rows.append(tagged(text, own, first, last, shares[i, :count], self.class_names))
+        return rows
+
+    def _of_words(self, rows: list[Sequence[str]]) -> list[Tagged]:
+        import tensorflow as tf
+
+        wide = max(map(len, rows))
+        padded = [[*row, *[""] * (wide - len(row))] for row in rows]
+        given = tf.constant(padded, tf.string, shape=(len(rows), wide))
+        shares = self._signatures["serving_words"](words=given)["probabilities"].numpy()
+        found = []
+        for i, row in enumerate(rows):
+            own = np.zeros((len(row), len(self.class_names)), "float32")
+            own[: shares.shape[1]] = shares[i, : len(row)]
+            text, starts, ends = places_of(row)
+            found.append(tagged(text, row, starts, ends, own, self.class_names))
+        return found
+
+
 class ExportedPictures(Exported):
     """An exported model of pictures."""
 
@@ -167,9 +229,10 @@ def load_model(workdir_or_export: str | os.PathLike) -> Any:
             `WORKDIR/export`, `.../saved_model`, `.../saved_model/1` or `.../keras_hub`.
 
     Returns:
-        A `TextTask` or `ImageTask` from a run folder or `keras_hub`, an `ExportedModel` or
-        `ExportedPictures` from an export. All have `predict` (texts or pictures to a
-        float32 array), `class_names` and `kind`.
+        A `TextTask`, `TokenTask` or `ImageTask` from a run folder or `keras_hub`, an
+        `ExportedModel`, `ExportedTags` or `ExportedPictures` from an export. All have
+        `predict` (texts or pictures to a float32 array, or to `Tagged` words), `class_names`
+        and `kind`.
 
     Raises:
         UserError: if neither is there, or the file is damaged.
@@ -183,6 +246,8 @@ def load_model(workdir_or_export: str | os.PathLike) -> Any:
     for inside in ("", VERSION, f"saved_model/{VERSION}", f"export/saved_model/{VERSION}"):
         if (path / inside / "saved_model.pb").is_file():
             marker = read_marker(path / inside) or {}
+            if marker.get("kind") == TOKENS:
+                return ExportedTags(path / inside)
             pictures = PIXELS_INPUT in marker.get("inputs", ())
             return (ExportedPictures if pictures else ExportedModel)(path / inside)
     found = "is not there" if not path.exists() else "has none of them"
@@ -203,7 +268,8 @@ def _load_keras(file: Path) -> Any:
 
     # Registers the classes that the file names.
     import tf_finetune.model.image_task
-    import tf_finetune.model.task  # noqa: F401
+    import tf_finetune.model.task
+    import tf_finetune.model.token_task  # noqa: F401
     from tf_finetune.model.headed import HeadedTask
 
     try:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.fit.feature_cache import without_padding
 from tf_finetune.fit.recompute import effects
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import frozen_dropout_off
@@ -54,8 +55,10 @@ def check_cut(
             place = tuple(slice(length if n is None else n) for n in cut.shape(name))
             if _apart(array.numpy()[i][place], kept[name][i][place]) > most:
                 raise NotCut("its frozen part gives something else in training")
-    whole = keras.tree.flatten(groups.model(x, training=False))
-    parts = keras.tree.flatten(suffix(kept, training=False))
+    whole, parts = (
+        [without_padding(one, lengths) for one in keras.tree.flatten(given)]
+        for given in (groups.model(x, training=False), suffix(kept, training=False))
+    )
     if any(_apart(a, b) > most for a, b in zip(whole, parts, strict=True)):
         raise NotCut("what it gives depends on how far rows are padded")
 

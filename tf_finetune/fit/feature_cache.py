@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
 from tf_finetune.fit.replicas import on_all_replicas
 from tf_finetune.whole import written_whole
@@ -49,6 +52,41 @@ def outputs_of(
     Batches hold texts of similar length, so that little padding is computed. Under a
     strategy each replica computes some rows of each batch, and every host gets all.
     """
+    found = np.concatenate([*_outputs(model, store, rows, batch_size)])
+    outputs = np.empty_like(found)
+    outputs[evaluation_order(store, rows)] = found
+    return outputs
+
+
+def outputs_of_words(
+    model: keras.Model, store: PieceStore, rows: np.ndarray, *, batch_size: int
+) -> np.ndarray:
+    """The same of a model that gives (rows, pieces, k), for the words that it sees.
+
+    Returns:
+        (words, k), those of the first row first.
+    """
+    order = evaluation_order(store, rows)
+    found: list[np.ndarray] = []
+    for outputs in _outputs(model, store, rows, batch_size):
+        for output in outputs:
+            begins = store.begins(rows[order[len(found)]])
+            found.append(output[: len(begins)][begins >= 0])
+    return np.concatenate([found[i] for i in np.argsort(order)])
+
+
+def without_padding(outputs: Any, lengths: np.ndarray) -> np.ndarray:
+    """Outputs (rows, tokens, ...) with zeros for padding; others, of whole rows, as they are."""
+    array = np.array(outputs, "float64")
+    if array.ndim > 2:
+        array[np.arange(array.shape[1]) >= lengths[:, np.newaxis]] = 0
+    return array
+
+
+def _outputs(
+    model: keras.Model, store: Store, rows: np.ndarray, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Batch by batch, in the order of `evaluation_order`."""
     labels = np.zeros(int(rows.max()) + 1, "int8")
     dataset = evaluation_dataset(store, labels, rows, batch_size=batch_size)
     # Traced once for all shapes: `model.predict` would trace anew for several of them.
@@ -57,10 +95,8 @@ def outputs_of(
         input_signature=[dataset.element_spec[0]],
         autograph=False,
     )
-    found = np.concatenate([step(x).numpy() for x, _ in dataset])
-    outputs = np.empty_like(found)
-    outputs[evaluation_order(store, rows)] = found
-    return outputs
+    for x, _ in dataset:
+        yield step(x).numpy()
 
 
 def keep_features(file: Path, found: np.ndarray) -> None:

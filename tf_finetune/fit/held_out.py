@@ -5,11 +5,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.pipeline import Store
-from tf_finetune.fit.feature_cache import outputs_of
+from tf_finetune.fit.feature_cache import outputs_of, outputs_of_words
 from tf_finetune.model import heads
 
-# What a model gives for the rows of a split, by the split's name.
+# What a model gives for the rows of a split, by the split's name; where words have labels, for
+# those that it sees, row by row.
 Scores = dict[str, np.ndarray]
 
 
@@ -18,8 +20,14 @@ def held_out(
 ) -> Scores:
     """What a model gives for all splits but the training one, in one pass."""
     held = {name: rows for name, rows in splits.items() if name != "train"}
-    found = outputs_of(model, store, np.concatenate(list(held.values())), batch_size=batch_size)
-    ends = np.cumsum([len(rows) for rows in held.values()])[:-1]
+    rows = np.concatenate(list(held.values()))
+    if isinstance(store, PieceStore):
+        found = outputs_of_words(model, store, rows, batch_size=batch_size)
+        sizes = [sum(len(store.seen(row)) for row in rows) for rows in held.values()]
+    else:
+        found = outputs_of(model, store, rows, batch_size=batch_size)
+        sizes = [len(rows) for rows in held.values()]
+    ends = np.cumsum(sizes)[:-1]
     return dict(zip(held, np.split(found, ends), strict=True))
 
 

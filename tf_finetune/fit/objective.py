@@ -36,7 +36,7 @@ def objective_of(task: HeadedTask, label_smoothing: float) -> Objective:
     """Loss and metrics of a task."""
     monitor, mode = heads.monitor(task.kind)
     return Objective(
-        loss=heads.loss(task.kind, label_smoothing),
+        loss=heads.loss(task.kind, label_smoothing, task.words),
         metrics=heads.metrics(task.kind),
         monitor=monitor,
         mode=mode,

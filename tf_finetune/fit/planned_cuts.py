@@ -87,7 +87,7 @@ def plan_cuts(
         hosts = [
             j
             for j in range(first, i)
-            if (found[j].cut or phases[j].train == "head")
+            if (found[j].cut or (features and phases[j].train == "head"))
             and not any(prefix & ids for ids in changed[j:i])
         ]
         planned.made_by = min(hosts, default=i)

@@ -22,15 +22,22 @@ class HeadedTask(keras_hub.models.Task):
         backbone: the pretrained part.
         preprocessor: a `keras_hub` preprocessor; None where there is none.
         inputs: what the whole takes, symbolic.
-        vector: float (n, width), what the backbone makes of it.
-        kind: `classification`, `multi_label` or `regression`.
+        vector: float (n, width), what the backbone makes of it; (n, tokens, width) for labels
+            of tokens.
+        kind: as `config.model.task`.
         class_names: what the k outputs stand for; one name for regression.
         dropout: rate in front of the last layer.
         target_mean: of the training targets; for regression the head's output is
             shifted and scaled by these, so that it starts where the data lies.
         target_std: of the training targets, above 0.
         temperature: as in `calibrate`.
+
+    Attributes:
+        one_vector: what the backbone makes of a row is one vector, not one for each token.
+        words: the mean number of labels of a row.
     """
+
+    one_vector, words = True, 1.0
 
     def __init__(
         self,

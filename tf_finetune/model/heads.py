@@ -5,6 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from tf_finetune.data_checks import TOKENS
+from tf_finetune.model.tagging import SpanF1, TagScore, WordCrossentropy
+
 
 @keras.saving.register_keras_serializable("tf_finetune")
 class TokenPooling(keras.layers.Layer):
@@ -42,17 +45,21 @@ class TokenPooling(keras.layers.Layer):
 
 def activation(kind: str) -> str:
     """The activation that turns the head's logits into what is reported."""
-    return {"classification": "softmax", "multi_label": "sigmoid", "regression": "linear"}[kind]
+    given = {"multi_label": "sigmoid", "regression": "linear"}
+    return given.get(kind, "softmax")
 
 
-def loss(kind: str, label_smoothing: float = 0.0) -> keras.losses.Loss:
+def loss(kind: str, label_smoothing: float = 0.0, words: float = 1.0) -> keras.losses.Loss:
     """The loss on logits.
 
     Labels are (n,) whole numbers for `classification`, (n, k) zeros and ones for
-    `multi_label` and (n, 1) numbers for `regression`.
+    `multi_label` and (n, 1) numbers for `regression`; for `token_classification` as in
+    `WordCrossentropy`, of which `words` is the mean number of a row.
     """
     if kind == "regression":
         return keras.losses.MeanSquaredError()
+    if kind == TOKENS:
+        return WordCrossentropy(words, label_smoothing)
     if kind == "multi_label":
         return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     if label_smoothing:
@@ -82,6 +89,8 @@ def metrics(kind: str) -> list[keras.metrics.Metric]:
     """What is shown while training; the first is the one that phases are judged by."""
     if kind == "regression":
         return [keras.metrics.MeanAbsoluteError(name="mae")]
+    if kind == TOKENS:
+        return [TagScore(), SpanF1()]
     if kind == "multi_label":
         # Logits: above 0 is a probability above one half.
         return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
@@ -90,4 +99,5 @@ def metrics(kind: str) -> list[keras.metrics.Metric]:
 
 def monitor(kind: str) -> tuple[str, str]:
     """The validation metric that phases are judged by, and `max` or `min`."""
-    return ("val_mae", "min") if kind == "regression" else ("val_accuracy", "max")
+    found = {"regression": ("val_mae", "min"), TOKENS: ("val_score", "max")}
+    return found.get(kind, ("val_accuracy", "max"))

@@ -15,6 +15,9 @@ from tf_finetune.model import heads
 from tf_finetune.model.fidelity import use_exact_gelu, use_graph_tokens
 from tf_finetune.model.headed import HeadedTask
 
+# In place of a pooling: the backbone's states of all tokens.
+WHOLE = "none"
+
 
 @keras.saving.register_keras_serializable("tf_finetune")
 class TextTask(HeadedTask):
@@ -29,7 +32,7 @@ class TextTask(HeadedTask):
     Args:
         backbone: a `keras_hub.models.Backbone` over token ids.
         preprocessor: the `keras_hub` preprocessor that makes those ids.
-        kind: `classification`, `multi_label` or `regression`.
+        kind: as `config.model.task`.
         class_names: what the k outputs stand for; one name for regression.
         pooling: `first`, `mean`, `max` or `backbone` (its own pooled output).
         dropout: rate in front of the last layer.
@@ -132,5 +135,7 @@ def _pool(backbone: keras_hub.models.Backbone, pooling: str) -> keras.KerasTenso
                 "pooled output; choose first, mean or max."
             )
         return named["pooled_output"]
+    if pooling == WHOLE:
+        return named["sequence_output"]
     layer = heads.TokenPooling(pooling, name="pooling")
     return layer(named["sequence_output"], backbone.input["padding_mask"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_finetune.results.retention import FLOOR_MISSED
-from tf_finetune.results.wording import SHARES, cell, decisive
+from tf_finetune.results.wording import SHARES, cell, counted, decisive
 
 _FEW_ROWS = 30
 
@@ -26,13 +26,18 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
     small = [n for n, s in test.get("per_class", {}).items() if s["support"] < _FEW_ROWS]
     if small:
         found.append(
-            f"Fewer than {_FEW_ROWS} test rows, so little is known of them: "
+            f"Fewer than {_FEW_ROWS} {counted(card)}, so little is known of them: "
             + ", ".join(f"`{cell(n)}` ({test['per_class'][n]['support']})" for n in small[:10])
             + (f" and {len(small) - 10} more." if len(small) > 10 else ".")
         )
     low, high = test[f"{name}_interval"]
     if name in SHARES and high - low > 0.1:
         found.append("The interval is wider than ten points; a larger test split would narrow it.")
+    if unseen := test.get("unseen_words"):
+        found.append(
+            f"The model does not see {unseen:,} of {test['words']:,} test words, because rows are "
+            "too long or words hold control characters alone; they count as tagged O."
+        )
     line = card.get("interpolation") or {}
     if not line.get("floor_reached", True):
         found.append(FLOOR_MISSED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.results.wording import NAMES, decisive, short, table, value_of
 
 _MISTAKES = 5
@@ -96,8 +97,9 @@ def _mistakes(card: Mapping[str, Any]) -> str:
         [m["place"], m["label"], m["chosen"], short(m["badness"]), _text(m)]
         for m in card["mistakes"][:_MISTAKES]
     ]
-    how = "error" if card["task"] == "regression" else "sure by"
-    return "### The surest mistakes\n\n" + table(["row", "true", "chosen", how, "text"], rows)
+    how = {"regression": "error", TOKENS: "wrong entities"}.get(card["task"], "sure by")
+    title = "The worst rows" if card["task"] == TOKENS else "The surest mistakes"
+    return f"### {title}\n\n" + table(["row", "true", "chosen", how, "text"], rows)
 
 
 def _text(told: Mapping[str, Any]) -> str:

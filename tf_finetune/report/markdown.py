@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.report import export_section
 from tf_finetune.report.cautions import cautions
 from tf_finetune.report.closer_sections import drift_section, label_section, row_sections
@@ -17,6 +18,7 @@ from tf_finetune.report.usage_section import usage
 from tf_finetune.results import calibration, retention
 from tf_finetune.results.wording import (
     NAMES,
+    counted,
     decisive,
     difference,
     input_size,
@@ -32,6 +34,7 @@ BASELINES = {
     "probe": "head alone",
     "majority": "knows only the training labels",
     "previous": "the run before",
+    "word_tags": "each word's most frequent tag",
 }
 
 
@@ -89,7 +92,7 @@ def summary(card: Mapping[str, Any], workdir: Path) -> str:
 
 def task_name(task: str) -> str:
     """As people write it."""
-    return {"multi_label": "multi-label classification"}.get(task, task)
+    return {"multi_label": "multi-label classification"}.get(task, task.replace("_", " "))
 
 
 def opening_lines(card: Mapping[str, Any]) -> list[str]:
@@ -100,11 +103,17 @@ def opening_lines(card: Mapping[str, Any]) -> list[str]:
         f"model's {NAMES[name]} is **{value_of(test, name)}** (95% interval "
         f"{interval_of(test, name)})."
     ]
+    if card["task"] == TOKENS:
+        lines.append(
+            f"It counts whole entities, {test['entities']:,} in {test['words']:,} words: one is "
+            "right where its type and all of its words are."
+        )
     for key, scores in card["baselines"].items():
         what = {
             "majority": "A guess that knows only the training labels",
             "probe": "The same head trained alone on the untouched backbone",
             "previous": "The run before (`results.previous`)",
+            "word_tags": "A guess that gives each word its most frequent tag in training",
         }.get(key, key)
         lines.append(f"{what} gets {value_of(scores, name)}.")
     if gain := card.get("gain_over_probe"):
@@ -150,7 +159,8 @@ def _classes(card: Mapping[str, Any]) -> str:
         for name, scores in sorted(per_class.items(), key=lambda item: -item[1]["support"])
     ]
     text = "### By class\n\n"
-    text += table(["class", "precision", "recall", "F1", "test rows"], rows[:_MOST_CLASSES])
+    head = ["class", "precision", "recall", "F1", counted(card)]
+    text += table(head, rows[:_MOST_CLASSES])
     if len(rows) > _MOST_CLASSES:
         text += f"\n\nThe {_MOST_CLASSES} largest of {len(rows)}; all are in metrics.json."
     return text + _confusion(card)

@@ -7,13 +7,23 @@ from pathlib import PurePath
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.report.cautions import cautions
 from tf_finetune.report.markdown import figures, opening_lines, task_name
 from tf_finetune.report.usage_section import usage
 from tf_finetune.results.wording import input_size
 
 # The Hub's names, for those of our figures that it knows.
-_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "micro_f1": "f1", "mae": "mae", "r2": "r2"}
+_METRICS = {
+    "f1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "mae": "mae",
+    "r2": "r2",
+}
 _LONGEST = 100
 
 
@@ -52,6 +62,8 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
 def _front(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
     known = [name for name in _METRICS if card["test"].get(name) is not None]
     kind = "image-classification" if "image_size" in card else "text-classification"
+    if card["task"] == TOKENS:
+        kind = "token-classification"
     found: dict[str, Any] = {"library_name": "keras", "pipeline_tag": kind}
     if config.model.preset.startswith("hf://"):
         found["base_model"] = config.model.preset.removeprefix("hf://")

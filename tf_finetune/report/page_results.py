@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.report.cautions import caution_lines
 from tf_finetune.report.closer_sections import interval, suspected, value_name
 from tf_finetune.report.markdown import BASELINES
 from tf_finetune.results import retention
-from tf_finetune.results.wording import NAMES, decisive, interval_of, short, value_of, with_interval
+from tf_finetune.results.wording import (
+    NAMES,
+    counted,
+    decisive,
+    interval_of,
+    short,
+    value_of,
+    with_interval,
+)
 
 # Of more classes the page has the largest; all are in metrics.json.
 _MOST_CLASSES, _MOST_CONFUSED = 50, 12
@@ -37,14 +46,15 @@ def result_parts(card: Mapping[str, Any]) -> dict[str, Any]:
             "head": ["figure", *columns],
             "rows": [[NAMES[n], *(with_interval(s, n) for s in columns.values())] for n in names],
         },
-        "classes": _classes(test),
+        "classes": _classes(card),
         **_confusion(card),
         "retained": f"On {kept['after']['rows']:,} rows: {retention.line(card)}." if kept else "",
         "cautions": [line.replace("`", "") for line in caution_lines(card)],
     }
 
 
-def _classes(test: Mapping[str, Any]) -> dict[str, Any] | None:
+def _classes(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    test = card["test"]
     if not test.get("per_class"):
         return None
     largest = sorted(test["per_class"].items(), key=lambda item: -item[1]["support"])
@@ -53,7 +63,7 @@ def _classes(test: Mapping[str, Any]) -> dict[str, Any] | None:
         caption += f" The {_MOST_CLASSES} largest of {len(largest)}; all are in metrics.json."
     return {
         "caption": caption,
-        "head": ["class", "precision", "recall", "F1", "test rows"],
+        "head": ["class", "precision", "recall", "F1", counted(card)],
         "rows": [
             [name, *(f"{s[key]:.3f}" for key in ("precision", "recall", "f1")), s["support"]]
             for name, s in largest[:_MOST_CLASSES]
@@ -93,7 +103,8 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
         [s["name"], s["by"], s["rows"], value_of({name: s["value"]}, name), interval(s, name)]
         for s in card.get("slices", ())
     ]
-    how = "off by {:.4g}" if card["task"] == "regression" else "sure by {:.1%}"
+    named = {"regression": "off by {:.4g}", TOKENS: "{:.0f} wrong entities"}
+    how = named.get(card["task"], "sure by {:.1%}")
     audit = card.get("label_audit")
     return {
         "slices": slices
@@ -109,6 +120,7 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
             ]
             for row in card.get("selective", ())
         ],
+        "mistakes_title": "The worst rows" if card["task"] == TOKENS else "The surest mistakes",
         "mistakes": [m | {"how": how.format(m["badness"])} for m in card.get("mistakes", ())],
         "audit": audit
         and {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.data_checks import TOKENS
 
 _MOST_CLASSES = 20
 
@@ -20,10 +21,12 @@ def usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
         sample = '["a.jpg", "b.png"]'
     elif config.data.text_pair:
         sample = '(["a text"], ["its second text"])'
+    tokens = card["task"] == TOKENS
+    output = "predictions.jsonl" if tokens else "predictions.csv"
     text = (
         "Predict a file, or go on in Python:\n\n"
         "```\n"
-        f"tf-finetune --mode=predict --workdir={run} --input=FILE --output=predictions.csv\n"
+        f"tf-finetune --mode=predict --workdir={run} --input=FILE --output={output}\n"
         "```\n\n"
         "```python\nimport tf_finetune\n\n"
         f'model = tf_finetune.load_model("{run}")\n'
@@ -58,6 +61,13 @@ def _exported(card: Mapping[str, Any], export: Mapping[str, Any], config: FineTu
             'content = tf.io.read_file("a.jpg")\n'
             'served.signatures["serving_default"](image_bytes=content[tf.newaxis])'
         )
+    if card["task"] == TOKENS:
+        return (
+            "texts, or by `serving_words` words, and needs neither this package nor Keras. "
+            f"{within} texts.\n\n"
+            f"```python\nimport tensorflow as tf\nimport tensorflow_text\n\n{load}"
+            'served.signatures["serving_default"](text=tf.constant(["a text"]))'
+        )
     inputs = 'text=tf.constant(["a text"])'
     inputs += ', text_pair=tf.constant(["its second text"])' if config.data.text_pair else ""
     return (
@@ -69,6 +79,8 @@ def _exported(card: Mapping[str, Any], export: Mapping[str, Any], config: FineTu
 
 
 def _columns(card: Mapping[str, Any]) -> str:
+    if card["task"] == TOKENS:
+        return "words, tags and spans of each, by name"
     if card["task"] == "regression":
         return "one value a picture" if "image_size" in card else "one value a text"
     return "one column each: " + ", ".join(card["class_names"][:_MOST_CLASSES])

@@ -11,6 +11,7 @@ import numpy as np
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.fit.feature_cache import outputs_of
 from tf_finetune.model.headed import HeadedTask
 from tf_finetune.results import calibration, frozen_features, tested
@@ -20,6 +21,7 @@ from tf_finetune.results.label_audit import METHOD, LabelAudit, audit_labels
 from tf_finetune.results.mistakes import nearest, worst
 from tf_finetune.results.selective import selective
 from tf_finetune.results.slices import by_slice, length_buckets
+from tf_finetune.results.tag_judgement import look_at_tags
 from tf_finetune.whole import written_whole
 
 LABELS = "label_audit.csv"
@@ -34,7 +36,7 @@ def look_closer(
     """More entries for the card.
 
     Writes into the run folder the order of suspected labels, and what the model gave for
-    each test row.
+    each test row; neither where words have labels.
 
     Args:
         setup: of the run.
@@ -43,6 +45,28 @@ def look_closer(
         judgement: of that task.
         run: the folder.
     """
+    tunes = any(phase.train != "head" for phase in setup.phases)
+    if task.kind == TOKENS:
+        found = look_at_tags(setup, config, judgement.outputs, _slices(setup, config))
+    else:
+        found = _look_at_rows(setup, task, config, judgement, run, tunes=tunes)
+    if config.results.drift and tunes:
+        held_out = setup.prepared.splits["validation"]
+        found["drift"] = drift_by_block(
+            config.model.preset, task.backbone, setup.store, held_out, config.fit.eval_batch
+        )
+    return found
+
+
+def _look_at_rows(
+    setup: Setup,
+    task: HeadedTask,
+    config: FineTuneConfig,
+    judgement: Judgement,
+    run: Path,
+    *,
+    tunes: bool,
+) -> dict[str, Any]:
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
     tested.write(run, setup.prepared.table, setup.prepared.splits["test"], labels, outputs)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
@@ -53,18 +77,12 @@ def look_closer(
     }
     if task.kind != "regression":
         found["selective"] = selective(task.kind, outputs, labels)
-    tunes = any(phase.train != "head" for phase in setup.phases)
     if task.kind == "classification" and features and config.results.label_audit:
         rows, vectors = features["train"]
         tuned = _probabilities(setup, task, config, rows) if tunes else None
         audit = audit_labels(vectors, setup.prepared.labels[rows], config.data.seed, tuned)
         if audit:
             found["label_audit"] = _labels(setup, task, rows, audit, run)
-    if config.results.drift and tunes:
-        held_out = setup.prepared.splits["validation"]
-        found["drift"] = drift_by_block(
-            config.model.preset, task.backbone, setup.store, held_out, config.fit.eval_batch
-        )
     return found
 
 
@@ -78,7 +96,7 @@ def _probabilities(
 def _slices(setup: Setup, config: FineTuneConfig) -> dict[str, np.ndarray]:
     rows, table = setup.prepared.splits["test"], setup.prepared.table
     found = {}
-    if setup.task.column == "text":
+    if setup.task.column in ("text", "words"):
         found["length in tokens"] = length_buckets(setup.store.lengths[rows])
     for role in ("slice", "group"):
         if role in table.column_names:

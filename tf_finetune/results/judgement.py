@@ -9,9 +9,11 @@ import numpy as np
 
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.results import calibration, evaluate, retention
 from tf_finetune.results.paired import mcnemar
+from tf_finetune.results.tag_judgement import judge_tags
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class Judgement:
     Attributes:
         card: as `evaluate.card` makes it.
         outputs: of the model that is shipped, by split.
-        labels: by split.
+        labels: by split; of tagged words as in `Prepared`.
     """
 
     card: dict[str, Any]
@@ -47,6 +49,9 @@ def judge(
     """
     task, prepared = setup.task, setup.prepared
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
+    if task.kind == TOKENS:
+        card, outputs = judge_tags(setup, config, probe)
+        return Judgement(card=card, outputs=outputs, labels=labels)
     logits = held_out(task.network, setup.store, prepared.splits, config.fit.eval_batch)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     kind, names = task.kind, task.class_names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,8 @@ import pyarrow.compute as pc
 
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data import sources
+from tf_finetune.data.spans import Tagged
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 
 # Rows in memory at once. `predict` makes batches of similar length within them.
@@ -36,11 +39,14 @@ class Predicted:
         undecodable: rows with bytes that are no text in `config.data.encoding`,
             predicted from the rest unless `config.data.bad_rows` is `error`.
         output: the file; None for stdout.
+        unseen: words that the model does not see, in token classification, because texts are
+            too long.
     """
 
     rows: int
     undecodable: int
     output: Path | None
+    unseen: int = 0
 
 
 def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[dict]:
@@ -49,15 +55,19 @@ def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) 
     Args:
         model: what `load_model` gives.
         texts: strings, or (text, second text) for a model of pairs; for a model of pictures
-            the paths of files.
+            the paths of files; for one that tags words also lists of words.
 
     Returns:
         A dict for each text: `text` (and `text_pair`) or `image`, and by task `label` and
-        `probabilities` by class name, `labels` and `probabilities`, or `value`.
+        `probabilities` by class name, `labels` and `probabilities`, or `value`; of tagged
+        words `words`, `tags` and `spans`, each with `type`, `text`, `start`, `end` and
+        `probability`.
     """
     if not texts:
         return []
     first = getattr(model, "column", "text")
+    if first == "words":
+        return [{"text": one.text} | _described(model, one) for one in _tagged(model, texts)]
     named = [
         {first: text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         for text in texts
@@ -85,12 +95,13 @@ def predict_file(
 
     Each row of the output says `row` (the input's line, as an editor counts), `file`
     if there are several, and the prediction: in JSONL as `predict_texts` has it, in
-    CSV with a column `probability_NAME` for each class.
+    CSV with a column `probability_NAME` for each class. Of tagged words there is `.conll` in
+    place of CSV: a word and its tag a line, with a tab between.
 
     Args:
         model: what `load_model` gives.
         input_path: as in `config.data.path`.
-        output_path: a `.jsonl` or `.csv` file that does not exist yet; None for JSONL
+        output_path: a `.jsonl`, `.csv` or `.conll` file that does not exist yet; None for JSONL
             on stdout.
         config: the run's; its `data` names the text columns, encoding and delimiter.
 
@@ -103,29 +114,29 @@ def predict_file(
             ending or cannot be written. No output is left behind then.
     """
     output = None if output_path is None else Path(output_path)
-    with _scratch(output) as folder:
+    with _scratch(output, model.kind) as folder:
         table, findings = sources.read(
             config.data, model.kind, folder, os.fspath(input_path), labelled=False
         )
         findings.enforce(findings.kinds(), config.data.bad_rows, "bad_rows")
         if output is None:
-            _write(model, table, sys.stdout, _JsonLines)
+            unseen = _write(model, table, sys.stdout, _JsonLines)
         else:
             unfinished = folder / "predictions"
             with unfinished.open("w", encoding="utf-8", newline="") as file:
-                _write(model, table, file, _WRITERS[output.suffix])
+                unseen = _write(model, table, file, _writers(model.kind)[output.suffix])
                 file.flush()
                 os.fsync(file.fileno())
             # The rows are memory-mapped from the folder that goes away.
             os.rename(unfinished, output)
         undecodable = findings.count("undecodable bytes")
-        return Predicted(rows=len(table), undecodable=undecodable, output=output)
+        return Predicted(rows=len(table), undecodable=undecodable, output=output, unseen=unseen)
 
 
-def check_output(output: Path | None) -> None:
-    """Raises `UserError` unless predictions can go to a new file of that name."""
-    if output and output.suffix not in _WRITERS:
-        raise UserError(f'--output "{output}" must end in {" or ".join(_WRITERS)}.')
+def check_output(output: Path | None, task: str) -> None:
+    """Raises `UserError` unless predictions of a task can go to a new file of that name."""
+    if output and output.suffix not in _writers(task):
+        raise UserError(f'--output "{output}" must end in {" or ".join(_writers(task))}.')
     if output and output.exists():
         raise UserError(f'--output "{output}" exists; delete it or choose another name.')
 
@@ -154,27 +165,55 @@ class _Csv:
         self._writer.writerow(row.values())
 
 
-_WRITERS = {".jsonl": _JsonLines, ".csv": _Csv}
+class _Conll:
+    def __init__(self, model: Any, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: dict[str, Any]) -> None:
+        pairs = zip(row["words"], row["tags"], strict=True)
+        self._file.writelines(f"{' '.join(word.split()) or '_'}\t{tag}\n" for word, tag in pairs)
+        self._file.write("\n")
 
 
-def _write(model: Any, table: pa.Table, file: TextIO, kind: type) -> None:
-    writer = kind(model, file)
+def _writers(task: str) -> dict[str, type]:
+    return {".jsonl": _JsonLines} | ({".conll": _Conll} if task == TOKENS else {".csv": _Csv})
+
+
+def _write(model: Any, table: pa.Table, file: TextIO, kind: type) -> int:
+    """Writes the predictions of a table; how many words were not seen."""
+    writer, unseen = kind(model, file), 0
     names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
     several = len(pc.unique(table["file"])) > 1
     for start in range(0, len(table), _WINDOW):
         window = table.slice(start, _WINDOW)
-        outputs = _outputs(model, [window[name].to_pylist() for name in names])
+        if "words" in table.column_names:
+            pairs = zip(window["words"].to_pylist(), window["text"].to_pylist(), strict=True)
+            outputs = _tagged(model, [text if row is None else row for row, text in pairs])
+            unseen += sum(one.unseen for one in outputs)
+        else:
+            outputs = _outputs(model, [window[name].to_pylist() for name in names])
         files, numbers = window["file"].to_pylist(), window["row"].to_pylist()
         for name, number, row in zip(files, numbers, outputs, strict=True):
             place = {"file": name, "row": number} if several else {"row": number}
             writer.write(place | _described(model, row))
+    return unseen
 
 
 def _outputs(model: Any, columns: list[list[str]]) -> np.ndarray:
     return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
 
 
-def _described(model: Any, row: np.ndarray) -> dict[str, Any]:
+def _tagged(model: Any, rows: Sequence[Any]) -> Any:
+    """Of texts and lists of words, in any order."""
+    runs = itertools.groupby(rows, key=lambda row: isinstance(row, str))
+    return [one for _, run in runs for one in model.predict(list(run))]
+
+
+def _described(model: Any, row: Any) -> dict[str, Any]:
+    if isinstance(row, Tagged):
+        names = ("type", "text", "start", "end", "probability")
+        spans = [{name: getattr(span, name) for name in names} for span in row.spans]
+        return {"words": row.words, "tags": row.tags, "spans": spans}
     if model.kind == "regression":
         return {"value": _short(row[0])}
     shares = {name: _short(value) for name, value in zip(model.class_names, row, strict=True)}
@@ -190,6 +229,12 @@ def _short(value: np.floating) -> float:
 
 
 def _head(row: dict) -> str:
+    if "spans" in row:
+        named = (
+            f"{s['text']} ({s['type']} {s['probability']:.1%}, {s['start']}-{s['end']})"
+            for s in row["spans"]
+        )
+        return ", ".join(named) or "(none)"
     if "value" in row:
         return f"{row['value']:.4g}"
     if "labels" in row:
@@ -203,9 +248,9 @@ def _one_line(row: dict) -> str:
 
 
 @contextlib.contextmanager
-def _scratch(output: Path | None) -> Iterator[Path]:
+def _scratch(output: Path | None, task: str) -> Iterator[Path]:
     """A folder for unfinished things, on the disk that the output will be on."""
-    check_output(output)
+    check_output(output, task)
     if output is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)

@@ -58,7 +58,7 @@ def by_slice(
     goodness = np.abs(row_goodness(task, outputs, labels))
     found = []
     for by, names in slices.items():
-        for name, inside in _parts(np.asarray(names)):
+        for name, inside in parts_of(np.asarray(names)):
             values = goodness[inside]
             interval = (
                 _bootstrapped(values, bootstrap, seed)
@@ -85,7 +85,8 @@ def wilson(count: int, rows: int) -> list[float]:
     return [float(found.low), float(found.high)]
 
 
-def _parts(names: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def parts_of(names: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The names of parts (n,), each once, and (n,) bool: its rows."""
     values, counts = np.unique(names, return_counts=True)
     largest = np.argsort(-counts, kind="stable")[:_MOST_VALUES]
     shown = sorted((str(values[i]) for i in largest), key=_in_order)

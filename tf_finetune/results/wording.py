@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tf_finetune.data_checks import TOKENS
+
 NAMES = {
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
@@ -15,7 +20,7 @@ NAMES = {
     "rmse": "root mean squared error",
     "r2": "R²",
 }
-SHARES = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy")
+SHARES = ("f1", "precision", "recall", "accuracy", "macro_f1", "micro_f1", "subset_accuracy")
 
 
 def value_of(scores: Mapping[str, Any], name: str) -> str:
@@ -72,4 +77,10 @@ def input_size(card: Mapping[str, Any]) -> str:
 
 def decisive(card: Mapping[str, Any]) -> str:
     """The figure that counts."""
-    return {"regression": "mae", "multi_label": "subset_accuracy"}.get(card["task"], "accuracy")
+    named = {"regression": "mae", "multi_label": "subset_accuracy", TOKENS: "f1"}
+    return named.get(card["task"], "accuracy")
+
+
+def counted(card: Mapping[str, Any]) -> str:
+    """What the support of a class counts."""
+    return "entities" if card["task"] == TOKENS else "test rows"
