@@ -129,10 +129,29 @@ def test_other_tasks_of_arrays(task, image_preset, tmp_path):
         1000.0 + 10.0 * labels if task == "regression" else ["a|b" if i else "a" for i in labels]
     )
     config = settings(image_preset, "", task=task, augment="none", flip=False, epochs=6)
+    if task == "regression":
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+        config.results.export, config.results.formats = True, ("litert_int8",)
     result = fine_tune(config, tmp_path, {"image": pixels, "label": targets})
     key, best = ("mae", 4.0) if task == "regression" else ("subset_accuracy", 0.8)
     found = result.metrics["test"][key]
     assert found < best if task == "regression" else found >= best
+    if task == "regression":
+        check_int8(result, tmp_path)
+
+
+def check_int8(run, folder):
+    """It was judged on all test rows, and is again when it is exported from the run folder."""
+    one = run.metrics["exports"]["litert_int8"]
+    assert one["texts"] == run.metrics["test"]["rows"]
+    facts = one["facts"]
+    assert facts["figure"] == "mae"
+    assert facts["model"] == pytest.approx(run.metrics["test"]["mae"], rel=1e-5)
+    report = (run.workdir / "report.md").read_text()
+    assert f"{facts['value']:.4g} (the model {facts['model']:.4g})" in report
+    said = export_run(run.workdir, folder / "again")
+    assert "litert_int8" in said
+    assert f"fresh process, mean absolute error {facts['value']:.4g} (the model" in said
 
 
 def test_a_plan(image_preset, pictures):

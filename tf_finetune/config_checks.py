@@ -29,7 +29,15 @@ CACHE_PRECISIONS = ("computed", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
 IMAGE_RESIZES = ("crop", "squash", "pad")
-FORMATS = ("saved_model", "litert", "onnx", "keras_hub", "hugging_face")
+FORMATS = (
+    "saved_model",
+    "litert",
+    "litert_dynamic",
+    "litert_int8",
+    "onnx",
+    "keras_hub",
+    "hugging_face",
+)
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8

@@ -264,10 +264,12 @@ class ResultsConfig:
         export: write what `formats` names.
         previous: the folder of a finished run that was tested on the same rows, to set
             this one beside: its figures, and whether the difference may be chance.
-        formats: `saved_model`, strings in, to serve; `litert` and `onnx`, token ids in, for
-            phones and other runtimes (extras of the same names); `keras_hub`, backbone,
-            tokenizer and head by `save_to_preset`; `hugging_face`, a folder that transformers
-            loads, of a BERT with `model.pooling=backbone` or a DistilBERT with `first`.
+        formats: `saved_model`, strings or pictures in, to serve; `litert` and `onnx`, token ids
+            or pixels in, for phones and other runtimes (extras of the same names). Of pictures
+            also `litert_dynamic`, weights in 8 bits, and `litert_int8`, all in 8 bits,
+            calibrated on training pictures. Of texts also `keras_hub`, backbone, tokenizer and
+            head by `save_to_preset`, and `hugging_face`, a folder that transformers loads, of a
+            BERT with `model.pooling=backbone` or a DistilBERT with `first`.
     """
 
     bootstrap: int = 1000

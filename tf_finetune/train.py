@@ -18,7 +18,6 @@ from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.exports import every_format
-from tf_finetune.exports.parity import PARITY_TEXTS
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
@@ -45,6 +44,7 @@ from tf_finetune.results import frozen_features
 from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.judgement import judge
 from tf_finetune.results.previous import previous_outputs
+from tf_finetune.results.proofs import examples_of
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -145,8 +145,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         return FitResult(metrics=judgement.card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
-    parity = setup.examples(prepared.splits["test"][:PARITY_TEXTS])
-    exported = every_format.export_all(task, run / "export", parity, formats)
+    examples = examples_of(setup, judgement)
+    exported = every_format.export_all(task, run / "export", examples, formats)
     card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
