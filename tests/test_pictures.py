@@ -52,6 +52,10 @@ def test_it_learns_and_says_so(run):
     assert "JPEG, PNG, GIF and BMP files" in report
     sheets = {sheet.name for sheet in (run.workdir / "looks").iterdir()}
     assert {"training-pictures.png", "augmentation.png"} <= sheets
+    page = (run.workdir / "report.html").read_text()
+    assert '<img class="sheet" src="data:image/jpeg' in page
+    mistakes = run.metrics["mistakes"]
+    assert page.count("The same picture; orange") == len(mistakes)
 
 
 def test_statistics_of_batch_norms_stay_as_they_were(run, image_preset):

@@ -40,6 +40,7 @@ from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trai
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
 from tf_finetune.report import markdown, model_card, page
+from tf_finetune.report.page_pictures import page_pictures
 from tf_finetune.results import frozen_features
 from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.judgement import judge
@@ -171,7 +172,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     }
     card = json.loads(json.dumps(card, default=str))
     folder.write_atomically(run / "report.md", markdown.render(card, config, prepared))
-    folder.write_atomically(run / "report.html", page.render(card, config, prepared))
+    pictures = page_pictures(setup, task, card, run / folder.LOOKS)
+    folder.write_atomically(run / "report.html", page.render(card, config, prepared, pictures))
     folder.write_atomically(run / "README.md", model_card.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
