@@ -126,6 +126,25 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(updates, run, image_preset, pi
     assert cards[0] == cards[1]
 
 
+def test_a_run_with_cutmix_ends_the_same_when_it_was_stopped(image_preset, tmp_path):
+    changes = {"cutmix": 1.0, "micro_batch": 4, "epochs": 2, "train": "last:1", "augment": "none"}
+    changes |= {"flip": False, "probe_epochs": 1}
+    config, data = settings(image_preset, "", **changes), arrays_of_pictures(2, 16)
+    said = []
+    whole = fine_tune(config, tmp_path / "whole", data, say=said.append)
+    assert any("is not cut, because config.fit.cutmix mixes the pictures" in line for line in said)
+    with pytest.raises(Stopped):
+        fine_tune(config, tmp_path / "again", data, stop=StopsAfter(5))
+    again = fine_tune(config, tmp_path / "again", data)
+    assert again.metrics["resumed"] == 1
+    for a, b in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    plain = settings(image_preset, "", **changes | {"cutmix": 0.0})
+    other = fine_tune(plain, tmp_path / "plain", data)
+    pairs = zip(whole.model.get_weights(), other.model.get_weights(), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
 def test_other_tasks_of_arrays(task, image_preset, tmp_path):
     pixels, labels = arrays_of_pictures(2, 24)
@@ -193,4 +212,7 @@ def test_mistakes_are_named_before_training(preset, image_preset, pictures, tmp_
         fine_tune(settings(image_preset, "", augment="none", flip=False), tmp_path / "run", data)
     with pytest.raises(UserError, match=r"data\.augment is 'light', but the rows are texts"):
         fine_tune(settings(preset, ""), tmp_path / "run", data)
+    config = settings(preset, "", augment="none", flip=False, cutmix=1.0)
+    with pytest.raises(UserError, match=r"fit\.cutmix is 1, .* but the rows are texts; .*mixup"):
+        fine_tune(config, tmp_path / "run", data)
     assert not (tmp_path / "run" / "config.json").exists()
