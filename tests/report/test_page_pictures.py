@@ -60,6 +60,8 @@ def test_a_page_shows_mistakes_their_heat_and_neighbours(tmp_path):
     assert len(page) < 2_000_000  # with a sheet of noise, which compresses worst
     text = text_of(elements(tree, "body")[0])
     assert "orange covers what spoke for the class that was chosen" in text
+    assert "the backbone's last maps, of 8 x 8 places" in text
+    assert "a.csv:9, like it: bad, cosine 0.500" in text
     assert "What augmentation makes of the training pictures" in text
     found = opened(pictures.seen[3]).astype(int)
     assert found.shape == (112, 112, 3)

@@ -80,3 +80,6 @@ def test_without_maps_the_reason_is_said():
         task = ImageTask(backbone, None, "classification", ("a", "b"), pooling, size=(32, 32))
         with pytest.raises(NotDrawn, match=reason):
             grad_cam(task, PIXELS, CHOSEN)
+    task = tiny_image_task(size=(4, 4))
+    with pytest.raises(NotDrawn, match="a single place: pictures of 4 x 4 pixels are small for it"):
+        grad_cam(task, PIXELS[:, :4, :4], CHOSEN)

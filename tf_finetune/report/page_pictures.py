@@ -32,12 +32,14 @@ class PagePictures:
     Attributes:
         seen: by row of the table, the picture as the network takes it.
         heat: by row of a mistake, where it holds what spoke for the choice.
-        not_drawn: why there is none of these; empty if there are.
+        places: (height, width) of the maps that `heat` comes from.
+        not_drawn: why there is no heat; empty if there is.
         augmentation: what augmentation makes of training pictures; empty without any.
     """
 
     seen: Mapping[int, str]
     heat: Mapping[int, str]
+    places: tuple[int, int]
     not_drawn: str
     augmentation: str
 
@@ -60,11 +62,12 @@ def page_pictures(
     told += [near for mistake in mistakes for near in mistake["neighbours"]]
     rows = np.unique([one["table_row"] for one in told]).astype(int)
     pixels = setup.examples(rows)
-    heat, why_not = _heat(setup, task, [mistake["table_row"] for mistake in mistakes])
+    heat, places, why_not = _heat(setup, task, [mistake["table_row"] for mistake in mistakes])
     sheet = looks / _AUGMENTATION
     return PagePictures(
         seen={int(row): uri(one) for row, one in zip(rows, pixels, strict=True)},
         heat=heat,
+        places=places,
         not_drawn=why_not,
         augmentation=_sheet(sheet) if sheet.exists() else "",
     )
@@ -91,9 +94,12 @@ def covered(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.round((1 - share) * grey + share * _HEAT).astype(np.uint8)
 
 
-def _heat(setup: Setup, task: ImageTask, rows: Sequence[int]) -> tuple[dict[int, str], str]:
+def _heat(
+    setup: Setup, task: ImageTask, rows: Sequence[int]
+) -> tuple[dict[int, str], tuple[int, int], str]:
+    """See the attributes of `PagePictures`."""
     if not rows:
-        return {}, ""
+        return {}, (0, 0), ""
     pixels = setup.examples(np.array(rows))
     outputs = np.asarray(task(pixels, training=False))
     if task.kind == "multi_label":  # the label that is furthest off
@@ -101,9 +107,9 @@ def _heat(setup: Setup, task: ImageTask, rows: Sequence[int]) -> tuple[dict[int,
     try:
         found = grad_cam(task, pixels, outputs.argmax(axis=1))
     except NotDrawn as reason:
-        return {}, str(reason)
+        return {}, (0, 0), str(reason)
     drawn = [uri(covered(one, heat)) for one, heat in zip(pixels, found, strict=True)]
-    return dict(zip(rows, drawn, strict=True)), ""
+    return dict(zip(rows, drawn, strict=True)), (found.shape[1], found.shape[2]), ""
 
 
 def _sheet(file: Path) -> str:

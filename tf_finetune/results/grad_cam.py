@@ -33,7 +33,7 @@ def grad_cam(task: ImageTask, pixels: np.ndarray, outputs: np.ndarray) -> np.nda
         all are 0.
 
     Raises:
-        NotDrawn: if the backbone has no maps.
+        NotDrawn: if the backbone has no maps, or maps of a single place.
     """
     run = _maps_and_output(task)
     given = tf.cast(pixels, tf.float32)
@@ -41,6 +41,12 @@ def grad_cam(task: ImageTask, pixels: np.ndarray, outputs: np.ndarray) -> np.nda
         # So that all that follows is recorded; trainable variables may be none.
         tape.watch(given)
         maps, made = run(task.get_layer("scaling")(given))
+        if maps.shape[1:3] == (1, 1):
+            height, width = task.look.size
+            raise NotDrawn(
+                "the backbone's last maps have a single place: pictures of "
+                f"{height} x {width} pixels are small for it"
+            )
         logits = task.head(task.get_layer("pooling")(made), training=False)
         chosen = tf.gather(logits, outputs, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(chosen, maps), axis=(1, 2), keepdims=True)
