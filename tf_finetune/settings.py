@@ -170,9 +170,8 @@ class FitConfig:
         label_smoothing: share of the target spread over all classes, 0 to 1.
         mixup: alpha of the Beta distribution by which the vectors in front of the head are
             mixed with those of other examples, and their losses with them; 0 mixes none.
-        cutmix: of pictures, alpha of the Beta distribution of the share of a rectangle that is
-            another one's (CutMix; 1 in its paper), where more than a head on cached features
-            trains; 0 means none. Not with `mixup`.
+        cutmix: of pictures, alpha of the Beta distribution of the share that a rectangle of
+            another one takes (CutMix; 1 in its paper); 0 means none. Not with `mixup`.
         r_drop: weight of the disagreement between two passes with dropout (R-Drop), where
             a phase has any; 0 makes one pass.
         class_weights: `balanced` has all classes weigh the same in the training loss,
