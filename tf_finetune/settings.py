@@ -267,12 +267,9 @@ class ResultsConfig:
         export: write what `formats` names.
         previous: the folder of a finished run that was tested on the same rows, to set
             this one beside: its figures, and whether the difference may be chance.
-        formats: `saved_model`, strings or pictures in, to serve; `litert` and `onnx`, token ids
-            or pixels in, for phones and other runtimes (extras of the same names). Of pictures
-            also `litert_dynamic`, weights in 8 bits, and `litert_int8`, all in 8 bits,
-            calibrated on training pictures. Of texts also `keras_hub`, backbone, tokenizer and
-            head by `save_to_preset`, and `hugging_face`, a folder that transformers loads, of a
-            BERT with `model.pooling=backbone` or a DistilBERT with `first`.
+        formats: `saved_model`, to serve; `litert` and `onnx` (extras), for other runtimes; of
+            pictures `litert_dynamic` and `litert_int8`, in 8 bits; of texts `keras_hub` and
+            `hugging_face` (a BERT with `model.pooling=backbone`, a DistilBERT with `first`).
     """
 
     bootstrap: int = 1000
