@@ -85,6 +85,7 @@ def test_defaults_are_valid() -> None:
         ("fit.micro_batch", -2, "config.fit.micro_batch is -2; it must be at least -1"),
         ("fit.micro_batch", 33, "config.fit.micro_batch is 33, but a batch has 32 examples"),
         ("fit.mixup", -0.1, "config.fit.mixup is -0.1; it must be at least 0"),
+        ("fit.cutmix", -1.0, "config.fit.cutmix is -1.0; it must be at least 0"),
         ("fit.mixup", float("inf"), "config.fit.mixup is inf"),
         ("fit.r_drop", -1.0, "config.fit.r_drop is -1.0; it must be at least 0"),
         ("fit.weight_decay", -0.1, "config.fit.weight_decay is -0.1"),
@@ -166,6 +167,15 @@ def test_settings_that_exclude_each_other() -> None:
         mixed.fit.mixup = 0.2
         with pytest.raises(UserError, match=rf"config.fit.mixup is 0.2, but config.fit.{alone} is"):
             mixed.validate()
+    mixed = changed("fit.mixup", 0.2)
+    mixed.fit.cutmix = 1.0
+    with pytest.raises(UserError, match=r"config.fit.mixup is 0.2 and config.fit.cutmix 1.0, but"):
+        mixed.validate()
+    mixed.fit.mixup, mixed.phases = 0.0, "probe"
+    with pytest.raises(UserError, match=r"config.fit.cutmix is 1.0, but all phases train the head"):
+        mixed.validate()
+    mixed.fit.cache = False
+    mixed.validate()
     pictures = changed("data.image", "path")
     pictures.validate()
     pictures.data.text_pair = "other"

@@ -15,7 +15,8 @@ import tensorflow as tf
 import tf_finetune
 from tests import runs
 from tests.documents import ROOT, example
-from tests.pictures import folder_of_pictures
+from tests.pictures import folder_of_pictures, picture
+from tests.tiny_pictures import tiny_image_task
 from tests.tokens import sentences, write_conll
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.data.prepare import Prepared, prepare
@@ -199,3 +200,19 @@ def test_exports_on_other_runtimes(preset: Path, folder: Path) -> None:
     np.testing.assert_allclose(given["shares"], expected, atol=1e-5)
     given = run("litert", **given)
     np.testing.assert_allclose(given["shares"], expected, atol=1e-5)
+
+
+def test_pictures_on_litert(folder: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from tf_finetune.exports.every_format import export_all
+    from tf_finetune.results.proofs import picture_examples
+
+    task, pixels = tiny_image_task(size=(224, 224)), np.asarray(picture(0, 0, (224, 224)))[None]
+    rows = {"train": np.arange(1), "test": np.arange(1)}
+    examples = picture_examples(
+        task.kind, lambda chosen: pixels[chosen], rows, np.zeros(1, int), task.predict(pixels)
+    )
+    export_all(task, folder / "runs/birds/export", examples, ["litert_int8"])
+    picture(0, 0, (224, 224)).save("a.jpg")
+    given = run("litert of pictures")
+    np.testing.assert_allclose(given["shares"], task.predict(["a.jpg"]), atol=0.05)

@@ -52,6 +52,10 @@ def test_it_learns_and_says_so(run):
     assert "JPEG, PNG, GIF and BMP files" in report
     sheets = {sheet.name for sheet in (run.workdir / "looks").iterdir()}
     assert {"training-pictures.png", "augmentation.png"} <= sheets
+    page = (run.workdir / "report.html").read_text()
+    assert '<img class="sheet" src="data:image/jpeg' in page
+    mistakes = run.metrics["mistakes"]
+    assert page.count("The same picture; orange") == len(mistakes)
 
 
 def test_statistics_of_batch_norms_stay_as_they_were(run, image_preset):
@@ -122,6 +126,25 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(updates, run, image_preset, pi
     assert cards[0] == cards[1]
 
 
+def test_a_run_with_cutmix_ends_the_same_when_it_was_stopped(image_preset, tmp_path):
+    changes = {"cutmix": 1.0, "micro_batch": 4, "epochs": 2, "train": "last:1", "augment": "none"}
+    changes |= {"flip": False, "probe_epochs": 1}
+    config, data = settings(image_preset, "", **changes), arrays_of_pictures(2, 16)
+    said = []
+    whole = fine_tune(config, tmp_path / "whole", data, say=said.append)
+    assert any("is not cut, because config.fit.cutmix mixes the pictures" in line for line in said)
+    with pytest.raises(Stopped):
+        fine_tune(config, tmp_path / "again", data, stop=StopsAfter(5))
+    again = fine_tune(config, tmp_path / "again", data)
+    assert again.metrics["resumed"] == 1
+    for a, b in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    plain = settings(image_preset, "", **changes | {"cutmix": 0.0})
+    other = fine_tune(plain, tmp_path / "plain", data)
+    pairs = zip(whole.model.get_weights(), other.model.get_weights(), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
 def test_other_tasks_of_arrays(task, image_preset, tmp_path):
     pixels, labels = arrays_of_pictures(2, 24)
@@ -129,10 +152,29 @@ def test_other_tasks_of_arrays(task, image_preset, tmp_path):
         1000.0 + 10.0 * labels if task == "regression" else ["a|b" if i else "a" for i in labels]
     )
     config = settings(image_preset, "", task=task, augment="none", flip=False, epochs=6)
+    if task == "regression":
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+        config.results.export, config.results.formats = True, ("litert_int8",)
     result = fine_tune(config, tmp_path, {"image": pixels, "label": targets})
     key, best = ("mae", 4.0) if task == "regression" else ("subset_accuracy", 0.8)
     found = result.metrics["test"][key]
     assert found < best if task == "regression" else found >= best
+    if task == "regression":
+        check_int8(result, tmp_path)
+
+
+def check_int8(run, folder):
+    """It was judged on all test rows, and is again when it is exported from the run folder."""
+    one = run.metrics["exports"]["litert_int8"]
+    assert one["texts"] == run.metrics["test"]["rows"]
+    facts = one["facts"]
+    assert facts["figure"] == "mae"
+    assert facts["model"] == pytest.approx(run.metrics["test"]["mae"], rel=1e-5)
+    report = (run.workdir / "report.md").read_text()
+    assert f"{facts['value']:.4g} (the model {facts['model']:.4g})" in report
+    said = export_run(run.workdir, folder / "again")
+    assert "litert_int8" in said
+    assert f"fresh process, mean absolute error {facts['value']:.4g} (the model" in said
 
 
 def test_a_plan(image_preset, pictures):
@@ -170,4 +212,7 @@ def test_mistakes_are_named_before_training(preset, image_preset, pictures, tmp_
         fine_tune(settings(image_preset, "", augment="none", flip=False), tmp_path / "run", data)
     with pytest.raises(UserError, match=r"data\.augment is 'light', but the rows are texts"):
         fine_tune(settings(preset, ""), tmp_path / "run", data)
+    config = settings(preset, "", augment="none", flip=False, cutmix=1.0)
+    with pytest.raises(UserError, match=r"fit\.cutmix is 1, .* but the rows are texts; .*mixup"):
+        fine_tune(config, tmp_path / "run", data)
     assert not (tmp_path / "run" / "config.json").exists()

@@ -20,6 +20,7 @@ SETTINGS = (
     "--config.model.image_size=32",
     "--config.fit.epochs=2",
     "--config.fit.probe_epochs=20",
+    "--config.results.formats=saved_model,litert,litert_int8",
 )
 SERVE = """
 import json, sys
@@ -58,6 +59,12 @@ def test_from_a_folder_of_pictures_to_a_model_that_serves_them(tmp_path):
     tune = card["phases"][-1]
     assert tune["audit"]["frozen_unchanged"] == 49 * 4  # of each batch normalisation
     assert card["export"]["max_difference"] <= 1e-5
+    wide, narrow = (card["exports"][name] for name in ("litert", "litert_int8"))
+    assert wide["max_difference"] <= 1e-4
+    assert wide["facts"]["value"] == pytest.approx(card["test"]["accuracy"])
+    assert narrow["bytes"] <= 0.3 * wide["bytes"]
+    assert narrow["facts"]["integers_alone"]
+    assert narrow["facts"]["value"] >= card["test"]["accuracy"] - 0.03
     assert "nothing to do" in python(*train, f"--workdir={run}")
 
     paths = sorted(folder.rglob("*.png"))[::300]

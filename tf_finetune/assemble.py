@@ -19,7 +19,8 @@ from tf_finetune.fit import precision
 from tf_finetune.fit.distribution import check_batch_norms
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
-from tf_finetune.fit.steps import check_noise, check_step, step_of
+from tf_finetune.fit.step_checks import check_noise, check_step
+from tf_finetune.fit.steps import step_of
 from tf_finetune.fit.strategy import check_global_batch
 from tf_finetune.inputs import Inputs, head_of, inputs_of
 from tf_finetune.model.blocks import layer_groups

@@ -29,7 +29,15 @@ CACHE_PRECISIONS = ("computed", "float32", "bfloat16", "float16")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("shuffle", "balanced")
 IMAGE_RESIZES = ("crop", "squash", "pad")
-FORMATS = ("saved_model", "litert", "onnx", "keras_hub", "hugging_face")
+FORMATS = (
+    "saved_model",
+    "litert",
+    "litert_dynamic",
+    "litert_int8",
+    "onnx",
+    "keras_hub",
+    "hugging_face",
+)
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 _LEAST_TOKENS = 8
@@ -91,16 +99,11 @@ def check_values(config: FineTuneConfig) -> None:
             '"multi_worker".'
         )
     seed("config.fit.seed", fit.seed)
-    for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard", "mixup", "r_drop"):
+    for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard", "r_drop"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
     at_least("config.fit.micro_batch", fit.micro_batch, -1)
     at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
-    if fit.mixup and 1 in (fit.micro_batch, fit.global_batch):
-        alone = "micro_batch" if fit.micro_batch == 1 else "global_batch"
-        raise UserError(
-            f"config.fit.mixup is {fit.mixup}, but config.fit.{alone} is 1, which leaves no other "
-            "example to mix with; raise that, or set mixup to 0."
-        )
+    _check_mixing(fit)
     share("config.fit.layer_decay", fit.layer_decay)
     one_of("config.fit.schedule", fit.schedule, SCHEDULES)
     check_selector("config.fit.train", fit.train)
@@ -154,6 +157,23 @@ def _check_tokens(config: FineTuneConfig) -> None:
                 )
 
 
+def _check_mixing(fit: FitConfig) -> None:
+    for field in ("mixup", "cutmix"):
+        name, value = f"config.fit.{field}", getattr(fit, field)
+        at_least(name, value, 0)
+        if value and 1 in (fit.micro_batch, fit.global_batch):
+            alone = "micro_batch" if fit.micro_batch == 1 else "global_batch"
+            raise UserError(
+                f"{name} is {value}, but config.fit.{alone} is 1, which leaves no other example to "
+                f"mix with; raise that, or set {field} to 0."
+            )
+    if fit.mixup and fit.cutmix:
+        raise UserError(
+            f"config.fit.mixup is {fit.mixup} and config.fit.cutmix {fit.cutmix}, but examples are "
+            "mixed in one way; set one of them to 0."
+        )
+
+
 def _check_solver(fit: FitConfig, trained: Sequence[str]) -> None:
     one_of("config.fit.probe_solver", fit.probe_solver, ("adamw", "lbfgs"))
     if fit.probe_solver == "adamw":
@@ -192,6 +212,12 @@ def _check_noise(config: FineTuneConfig) -> None:
     """Refuses changes of texts or pictures that no phase would see."""
     if not config.fit.cache or set(_trained(config)) != {"head"}:
         return
+    if config.fit.cutmix:
+        raise UserError(
+            f"config.fit.cutmix is {config.fit.cutmix}, but all phases train the head alone, on "
+            "features of the pictures as they are. Set it to 0, set config.fit.cache=False, or "
+            "choose other phases."
+        )
     defaults = type(config.data)()
     for fields, what in ((NOISE, "texts"), (_AUGMENTATION, "pictures")):
         for field in fields:

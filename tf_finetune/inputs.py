@@ -100,6 +100,11 @@ def _check_settings(config: FineTuneConfig, pictures: bool) -> None:
             raise UserError(
                 f"config.model.{field} is {value!r}, but the rows are {found}; leave it out."
             )
+    if config.fit.cutmix and not pictures:
+        raise UserError(
+            f"config.fit.cutmix is {config.fit.cutmix:g}, which puts parts of pictures into "
+            "others, but the rows are texts; set it to 0, or use config.fit.mixup."
+        )
 
 
 def loaded_inputs(config: FineTuneConfig) -> Inputs:

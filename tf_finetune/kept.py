@@ -30,6 +30,8 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
     reason = ""
     if setup.inputs.noise:
         reason = "config.data changes the rows to train on in each epoch"
+    elif config.fit.cutmix:
+        reason = "config.fit.cutmix mixes the pictures to train on"
     elif replicated():
         reason = "under a distribution strategy only the head trains on what is kept"
     if reason:

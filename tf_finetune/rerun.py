@@ -24,9 +24,11 @@ from tf_finetune.errors import UserError
 from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.parity import PARITY_TEXTS
+from tf_finetune.exports.picture_graphs import Examples
 from tf_finetune.inputs import check_scorer
-from tf_finetune.report import markdown
-from tf_finetune.results import evaluate
+from tf_finetune.report import export_section, markdown
+from tf_finetune.results import evaluate, tested
+from tf_finetune.results.proofs import picture_examples
 from tf_finetune.results.tag_scores import score_tags
 from tf_finetune.results.wording import NAMES, with_interval
 from tf_finetune.settings import DataConfig
@@ -187,25 +189,43 @@ def export_run(
     model = load_model(workdir)
     every_format.check_model(model, formats)
     texts = model.column != "image"
-    rows = _test_rows(Path(workdir))
     examples: Any
     if model.column == "words":
+        rows = _test_rows(Path(workdir))
         examples = rows["words"].to_pylist() if rows else []
     elif texts:
+        rows = _test_rows(Path(workdir))
         empty: list[list[str]] = [[] for _ in range(2 if config.data.text_pair else 1)]
         examples = texts_of(rows, np.arange(len(rows))) if rows else empty
     else:
-        examples = model.pixels_of(rows["image"].to_pylist() if rows else [])
+        examples = _pictures(Path(workdir), model)
+    exported = every_format.export_all(model, folder, examples, formats)
     word = "text" if texts else "picture"
     return "\n".join(
-        f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); equal to the model within "
-        f"{info.max_difference:.1e} on {info.texts} {word}s in a fresh process"
+        f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); {export_section.proved(info, word)}"
         + (f", {info.milliseconds:.1f} ms a {word}" if info.milliseconds else "")
-        for info in every_format.export_all(model, folder, examples, formats).values()
+        for info in exported.values()
+    )
+
+
+def _pictures(workdir: Path, model: Any) -> Examples:
+    """The run's pictures; none where its data, or what it gave for them, are gone."""
+    kept, none = _rows(workdir), np.arange(0)
+    if kept is None or not (workdir / tested.FILE).exists():
+        splits, outputs = {"train": none, "test": none}, np.empty((0, len(model.class_names)))
+        return picture_examples(model.kind, lambda _: model.pixels_of([]), splits, none, outputs)
+    (table, splits), judged = kept, tested.read(workdir)
+    paths = table["image"]
+    return picture_examples(
+        model.kind,
+        lambda rows: model.pixels_of(paths.take(pa.array(rows)).to_pylist()),
+        splits,
+        judged.labels,
+        judged.outputs,
     )
 
 
 def _test_rows(workdir: Path) -> pa.Table | None:
-    """Some of the run's test rows; None if the run's data are gone."""
+    """Some of the run's texts to test on; None if the run's data are gone."""
     kept = _rows(workdir)
     return kept and kept[0].take(pa.array(kept[1]["test"][:PARITY_TEXTS]))

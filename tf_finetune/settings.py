@@ -170,6 +170,8 @@ class FitConfig:
         label_smoothing: share of the target spread over all classes, 0 to 1.
         mixup: alpha of the Beta distribution by which the vectors in front of the head are
             mixed with those of other examples, and their losses with them; 0 mixes none.
+        cutmix: of pictures, alpha of the Beta distribution of the share that a rectangle of
+            another one takes (CutMix; 1 in its paper); 0 means none. Not with `mixup`.
         r_drop: weight of the disagreement between two passes with dropout (R-Drop), where
             a phase has any; 0 makes one pass.
         class_weights: `balanced` has all classes weigh the same in the training loss,
@@ -226,6 +228,7 @@ class FitConfig:
     ema: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     r_drop: float = 0.0
     class_weights: str = "none"
     sampling: str = "shuffle"
@@ -264,10 +267,9 @@ class ResultsConfig:
         export: write what `formats` names.
         previous: the folder of a finished run that was tested on the same rows, to set
             this one beside: its figures, and whether the difference may be chance.
-        formats: `saved_model`, strings in, to serve; `litert` and `onnx`, token ids in, for
-            phones and other runtimes (extras of the same names); `keras_hub`, backbone,
-            tokenizer and head by `save_to_preset`; `hugging_face`, a folder that transformers
-            loads, of a BERT with `model.pooling=backbone` or a DistilBERT with `first`.
+        formats: `saved_model`, to serve; `litert` and `onnx` (extras), for other runtimes; of
+            pictures `litert_dynamic` and `litert_int8`, in 8 bits; of texts `keras_hub` and
+            `hugging_face` (a BERT with `model.pooling=backbone`, a DistilBERT with `first`).
     """
 
     bootstrap: int = 1000

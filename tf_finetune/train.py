@@ -18,7 +18,6 @@ from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.exports import every_format
-from tf_finetune.exports.parity import PARITY_TEXTS
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
@@ -41,10 +40,12 @@ from tf_finetune.model.freezing import frozen_dropout_off, lora_layers, set_trai
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.optim.carry import State
 from tf_finetune.report import markdown, model_card, page
+from tf_finetune.report.page_pictures import page_pictures
 from tf_finetune.results import frozen_features
 from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.judgement import judge
 from tf_finetune.results.previous import previous_outputs
+from tf_finetune.results.proofs import examples_of
 from tf_finetune.resume import Ongoing, begun
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
@@ -145,8 +146,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         return FitResult(metrics=judgement.card, history=history, model=task, workdir=part.shared)
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
-    parity = setup.examples(prepared.splits["test"][:PARITY_TEXTS])
-    exported = every_format.export_all(task, run / "export", parity, formats)
+    examples = examples_of(setup, judgement)
+    exported = every_format.export_all(task, run / "export", examples, formats)
     card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
@@ -171,7 +172,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     }
     card = json.loads(json.dumps(card, default=str))
     folder.write_atomically(run / "report.md", markdown.render(card, config, prepared))
-    folder.write_atomically(run / "report.html", page.render(card, config, prepared))
+    pictures = page_pictures(setup, task, card, run / folder.LOOKS)
+    folder.write_atomically(run / "report.html", page.render(card, config, prepared, pictures))
     folder.write_atomically(run / "README.md", model_card.render(card, config, prepared))
     # Last of all: a folder with a card is a finished run.
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")

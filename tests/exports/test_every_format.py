@@ -64,7 +64,7 @@ def distil(kind, names, **options):
 
 
 def installed(name):
-    missing = [m for m in every_format._FORMATS[name].needs if importlib.util.find_spec(m) is None]
+    missing = [m for m in every_format._EXTRAS[name] if importlib.util.find_spec(m) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
@@ -262,12 +262,20 @@ def test_what_is_not_ours_is_left_alone(task, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["litert", "mine.txt"]
 
 
+@pytest.mark.parametrize("name", ["litert_dynamic", "litert_int8"])
+def test_formats_of_pictures_are_refused(task, name):
+    with pytest.raises(UserError, match=rf'"{name}", which is for models of pic.*onnx, keras_hub'):
+        every_format.check_model(task, [name])
+
+
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(every_format.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r'"onnx", which needs onnx; run `pip .*tf_finetune\[onnx\]'
     ):
         every_format.check_exports(tmp_path, ["saved_model", "onnx"])
+    with pytest.raises(UserError, match=r'"litert_int8", which needs ai_.*tf_finetune\[litert\]'):
+        every_format.check_exports(tmp_path, ["litert_int8"])
 
 
 @pytest.mark.parametrize(

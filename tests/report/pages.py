@@ -48,7 +48,9 @@ def check_accessible(tree) -> None:
     for drawing in (e for e in tree.iter() if e.tag == _SVG + "svg"):
         assert drawing.get("role") == "img"
         assert len(drawing.get("aria-label")) > 10
-    assert not elements(tree, "img")
+    for picture in elements(tree, "img"):
+        assert len(picture.get("alt")) > 10
+        assert picture.get("src").startswith("data:image/")
 
 
 def check_closed(page: str, tree) -> None:

@@ -206,6 +206,29 @@ def test_cautions_are_those_that_apply():
     assert "Fewer than 30" not in text
 
 
+def export_of(name, figure="accuracy", value=0.85, model=0.858, **facts):
+    one = {"path": f"runs/x/export/{name}", "bytes": 4_000_000, "texts": 200}
+    facts |= {"figure": figure, "value": value, "model": model}
+    return {name: one | {"max_difference": 0.02, "milliseconds": 3.0, "facts": facts}}
+
+
+def test_exports_of_pictures_are_judged_on_the_test_split():
+    exports = export_of("litert") | export_of("litert_int8", value=0.84)
+    card, config, prepared = make(exports=exports, image_size=32)
+    text = render(card, config, prepared)
+    assert "| accuracy on the test split | one picture |" in text
+    assert "| 2.0e-02 on 200 pictures | 85.0% (the model 85.8%) | 3.0 ms |" in text
+    worse = "`litert_int8` does worse than the model by 1.8 points: accuracy 84.0% (the model 85.8"
+    assert worse in text
+    assert "`litert` does worse" not in text
+    assert "computes a part in float32" not in text
+    exports = export_of("litert_int8", "mae", 1.02, 1.0, integers_alone=False)
+    card, config, prepared = make("regression", ("stars",), exports=exports, image_size=32)
+    text = render(card, config, prepared)
+    assert "does worse than the model by 2.0%: mean absolute error 1.02 (the model 1)" in text
+    assert "computes a part in float32" in text
+
+
 def test_seeds_that_diverged_are_told_of():
     seeds = {"monitor": "val_accuracy", "figures": [None, 0.5, 0.75], "chosen": 3}
     text = render(*make(phases=[phase(seeds=seeds | {"spread": 0.1768})]))

@@ -16,14 +16,17 @@ from tf_finetune.exports import (
     graphs,
     hub_folder,
     hugging_face,
+    picture_graphs,
     picture_model,
     saved_model,
     tag_model,
 )
 from tf_finetune.exports.folder import check_folder, mark, place_of, placing, size
 from tf_finetune.exports.parity import (
+    PARITY_TEXTS,
     TOLERANCE,
     Exported,
+    Proof,
     expected_outputs,
     largest_difference,
     outputs_elsewhere,
@@ -39,13 +42,12 @@ _BYTES = 16_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Format:
-    """How an export is written, and what runs it.
+    """How an export of a model of texts is written, and what runs it.
 
     Attributes:
         name: in a message.
         write: takes the model and an empty folder.
         run: the code that gives its outputs, see `parity`.
-        needs: modules that are not among the package's own requirements.
         timed: whether that code is what will serve.
         tolerance: of the comparison.
         expected: what that code must give, of the model and columns of texts.
@@ -54,26 +56,16 @@ class _Format:
     name: str
     write: Callable[[Any, Path], None]
     run: str
-    needs: tuple[str, ...] = ()
     timed: bool = True
     tolerance: float = TOLERANCE
     expected: Callable[[Any, Sequence[Sequence[str]]], np.ndarray] = expected_outputs
 
 
-# Beside the SavedModel, which takes strings and is written by `export`.
+# Beside the SavedModel, which takes strings and is written by `export`; those of models of
+# pictures are in `picture_graphs`.
 _FORMATS = {
-    "litert": _Format(
-        name="LiteRT file",
-        write=graphs.write_litert,
-        run=graphs.RUN_LITERT,
-        needs=("ai_edge_litert",),
-    ),
-    "onnx": _Format(
-        name="ONNX file",
-        write=graphs.write_onnx,
-        run=graphs.RUN_ONNX,
-        needs=("onnx", "tf2onnx", "onnxruntime"),
-    ),
+    "litert": _Format(name="LiteRT file", write=graphs.write_litert, run=graphs.RUN_LITERT),
+    "onnx": _Format(name="ONNX file", write=graphs.write_onnx, run=graphs.RUN_ONNX),
     "keras_hub": _Format(name="KerasHub folder", write=hub_folder.write, run=hub_folder.RUN),
     "hugging_face": _Format(
         name="Hugging Face folder",
@@ -84,6 +76,8 @@ _FORMATS = {
         expected=hugging_face.expected,
     ),
 }
+# An extra of this package, and modules of it, by what the format's name begins with.
+_EXTRAS = {"litert": ("ai_edge_litert",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}
 
 
 def wanted(results: ResultsConfig) -> tuple[str, ...]:
@@ -97,12 +91,13 @@ def check_exports(folder: str | os.PathLike, formats: Sequence[str]) -> None:
     Raises:
         UserError: if a package is missing, or the folder holds what is not ours.
     """
-    for name in set(formats) - {_SAVED_MODEL}:
-        missing = [m for m in _FORMATS[name].needs if importlib.util.find_spec(m) is None]
+    for name in formats:
+        extra = name.partition("_")[0]
+        missing = [m for m in _EXTRAS.get(extra, ()) if importlib.util.find_spec(m) is None]
         if missing:
             raise UserError(
                 f'config.results.formats names "{name}", which needs {missing[0]}; run '
-                f'`pip install "tf_finetune[{name}]"`, or leave "{name}" out.'
+                f'`pip install "tf_finetune[{extra}]"`, or leave "{name}" out.'
             )
     check_folder(folder, formats)
 
@@ -113,30 +108,32 @@ def check_model(model: Any, formats: Sequence[str]) -> None:
     Raises:
         UserError: saying why, and what would be possible.
     """
-    others = [name for name in formats if name != _SAVED_MODEL]
-    if isinstance(model, ImageTask | TokenTask) and others:
-        what = "of pictures" if isinstance(model, ImageTask) else "that tags words"
-        raise UserError(
-            f'config.results.formats names "{others[0]}", which is for models of texts; a model '
-            f"{what} is written as {_SAVED_MODEL}. Leave it out."
-        )
+    allowed, what = [_SAVED_MODEL, *_FORMATS], "of texts"
+    if isinstance(model, ImageTask):
+        allowed, what = [_SAVED_MODEL, *picture_graphs.FORMS], "of pictures"
+    elif isinstance(model, TokenTask):
+        allowed, what = [_SAVED_MODEL], "that tags words"
+    for name in formats:
+        if name not in allowed:
+            raise UserError(
+                f'config.results.formats names "{name}", which is for models of '
+                f"{'texts' if name in _FORMATS else 'pictures'}; a model {what} is written as "
+                f"{', '.join(allowed)}. Leave it out."
+            )
     if "hugging_face" in formats:
         hugging_face.check(model)
 
 
 def export_all(
-    model: Any,
-    folder: str | os.PathLike,
-    columns: Sequence[Sequence[str]],
-    formats: Sequence[str],
+    model: Any, folder: str | os.PathLike, examples: Any, formats: Sequence[str]
 ) -> dict[str, Exported]:
     """Writes each format to a folder of its own and proves it equal to the model.
 
     Args:
         model: that computes in float32.
         folder: usually `WORKDIR/export`.
-        columns: one list of real texts; for pairs two; for a model of pictures their
-            pixels (n, height, width, 3), for one that tags words lists of words.
+        examples: one list of real texts, for pairs two; for a model that tags words lists of
+            words; for one of pictures `picture_graphs.Examples`.
         formats: of `config.results.formats`.
 
     Returns:
@@ -148,16 +145,17 @@ def export_all(
             of that format is left as it was.
     """
     return {
-        name: _saved_model(model, folder, columns)
+        name: _saved_model(model, folder, examples)
         if name == _SAVED_MODEL
-        else _export(model, folder, columns, name)
+        else _export(model, folder, examples, name)
         for name in formats
     }
 
 
 def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Exported:
     if isinstance(model, ImageTask):
-        return picture_model.export_pictures(model, folder, examples)
+        pixels = examples.pixels(examples.test[:PARITY_TEXTS])
+        return picture_model.export_pictures(model, folder, pixels)
     if isinstance(model, TokenTask):
         return tag_model.export_tags(model, folder, examples)
     return saved_model.export(model, folder, examples)
@@ -169,32 +167,42 @@ def for_card(exported: Mapping[str, Exported]) -> dict[str, Any]:
     return {"export": shown.get(_SAVED_MODEL), "exports": shown}
 
 
-def _export(
-    model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str]], name: str
-) -> Exported:
-    form, columns = _FORMATS[name], with_hard_texts(columns)
-    expected = form.expected(model, columns)
+def _export(model: Any, folder: str | os.PathLike, examples: Any, name: str) -> Exported:
+    made = picture_graphs.write_and_prove if isinstance(model, ImageTask) else _texts_proved
     with placing(folder, 4 * model.count_params() + _BYTES, name) as path:
         path.mkdir()
-        form.write(model, path)
-        found, milliseconds, facts = outputs_elsewhere(
-            form.name, form.run, path, model, columns, timed=form.timed
-        )
-        difference = largest_difference(form.name, expected, found, columns, form.tolerance)
+        proof = made(model, path, examples, name)
         mark(
             path,
             kind=model.kind,
             class_names=list(model.class_names),
-            inputs=list(model.scorer.input),
-            max_difference=difference,
-            **facts,
+            inputs=list(proof.inputs),
+            max_difference=proof.difference,
+            **proof.facts,
+            **proof.beside,
         )
     place = place_of(folder, name)
     return Exported(
         path=place,
         bytes=size(place),
-        texts=len(columns[0]),
-        max_difference=difference,
+        texts=proof.compared,
+        max_difference=proof.difference,
+        milliseconds=proof.milliseconds,
+        facts=proof.facts,
+    )
+
+
+def _texts_proved(model: Any, path: Path, columns: Sequence[Sequence[str]], name: str) -> Proof:
+    form, columns = _FORMATS[name], with_hard_texts(columns)
+    expected = form.expected(model, columns)
+    form.write(model, path)
+    found, milliseconds, facts = outputs_elsewhere(
+        form.name, form.run, path, model, columns, timed=form.timed
+    )
+    return Proof(
+        inputs=list(model.scorer.input),
+        compared=len(columns[0]),
+        difference=largest_difference(form.name, expected, found, columns, form.tolerance),
         milliseconds=milliseconds,
         facts=facts,
     )

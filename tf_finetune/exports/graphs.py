@@ -1,8 +1,9 @@
-"""LiteRT and ONNX files: token ids in, probabilities, scores or values out, in float32."""
+"""LiteRT and ONNX files of models of texts: token ids in, in float32; and how any are made."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from tf_finetune.exports.parity import result_name, run_fresh
 
 LITERT_FILE, ONNX_FILE = "model.tflite", "model.onnx"
 # LiteRT's own operations alone: no interpreter needs TensorFlow's beside it.
-_TO_LITERT = f"""
+TO_LITERT = f"""
 import sys
 import tensorflow as tf
 converter = tf.lite.TFLiteConverter.from_saved_model(sys.argv[1], ["serving_default"])
 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+{{quantise}}
 with open(sys.argv[2] + "/{LITERT_FILE}", "wb") as file:
     file.write(converter.convert())
 """
-_TO_ONNX = f"""
+TO_ONNX = f"""
 import sys
 import tf2onnx.convert
 sys.argv[1:] = [
@@ -30,14 +32,14 @@ tf2onnx.convert.main()
 RUN_LITERT = f"""
 from ai_edge_litert.interpreter import Interpreter
 runner = Interpreter(path + "/{LITERT_FILE}").get_signature_runner("serving_default")
-run = lambda i: runner(**ids(i))[result]
+run = lambda i: runner(**inputs(i))[result]
 """
 RUN_ONNX = f"""
 import onnxruntime
 session = onnxruntime.InferenceSession(
     path + "/{ONNX_FILE}", providers=["CPUExecutionProvider"]
 )
-run = lambda i: session.run([result], ids(i))[0]
+run = lambda i: session.run([result], inputs(i))[0]
 """
 
 
@@ -50,7 +52,7 @@ def write_litert(model: Any, path: Path) -> None:
     Raises:
         ExportError: if the model has an operation that LiteRT lacks.
     """
-    _write("LiteRT file", _TO_LITERT, model, path)
+    _write("LiteRT file", TO_LITERT.format(quantise=""), model, path)
 
 
 def write_onnx(model: Any, path: Path) -> None:
@@ -59,29 +61,39 @@ def write_onnx(model: Any, path: Path) -> None:
     Raises:
         ExportError: if the model has an operation that ONNX lacks.
     """
-    _write("ONNX file", _TO_ONNX, model, path)
+    _write("ONNX file", TO_ONNX, model, path)
 
 
 def _write(what: str, code: str, model: Any, path: Path) -> None:
+    import tensorflow as tf
+
+    signature = {name: tf.TensorSpec([None, None], tf.int32) for name in model.scorer.input}
     with tempfile.TemporaryDirectory() as folder:
-        _write_saved_model(model, folder)
+        write_network(model, folder, signature)
         # Converters talk a lot, and keep memory.
         run_fresh(what, code, folder, str(path))
     write_tokenizer(model.preprocessor, path)
 
 
-def _write_saved_model(model: Any, folder: str) -> None:
-    """A SavedModel of the network alone, which the converters read."""
+def write_network(model: Any, folder: str, signature: Mapping[str, Any]) -> None:
+    """Writes a SavedModel of the network alone, which the converters read.
+
+    Args:
+        model: of texts or pictures.
+        folder: to write to.
+        signature: `TensorSpec` of each input, by name.
+    """
     import keras
     import tensorflow as tf
 
-    names, result = list(model.scorer.input), result_name(model.kind)
+    scorer, result = model.scorer, result_name(model.kind)
     archive = keras.export.ExportArchive()
 
     def score(*arrays: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = dict(zip(names, arrays, strict=True))
-        return {result: model.scorer(ids, training=False)}
+        named = dict(zip(signature, arrays, strict=True))
+        given = named if isinstance(scorer.input, dict) else arrays[0]
+        return {result: scorer(given, training=False)}
 
-    signature = [tf.TensorSpec([None, None], tf.int32, name=name) for name in names]
-    archive.add_endpoint("serving_default", tf.function(score, input_signature=signature))
+    taken = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in signature.items()]
+    archive.add_endpoint("serving_default", tf.function(score, input_signature=taken))
     archive.write_out(folder, verbose=False)

@@ -21,9 +21,9 @@ RUN = """
 from tf_finetune.exports.numpy_bert import Classifier, same_tokens
 classifier = Classifier(path)
 facts["other_tokens"] = sum(
-    not same_tokens(path, texts(i), ids(i)["token_ids"][0]) for i in range(len(columns[0]))
+    not same_tokens(path, texts(i), inputs(i)["token_ids"][0]) for i in range(len(columns[0]))
 )
-run = lambda i: classifier.logits_and_outputs(ids(i))
+run = lambda i: classifier.logits_and_outputs(inputs(i))
 """
 _NAME = 'config.results.formats names "hugging_face"'
 _PROBLEMS = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ HARD_TEXTS = (
     "bell\x07escape\x1b[0m\x7f\u200b\ufeff\u202eend",
 )
 # Around what a format says of itself: `run(i)`, the outputs (1, k) of one text. It may take
-# `ids(i)`, arrays (1, length) of the model's own tokens, or `texts(i)`, one or two strings;
+# `inputs(i)`, arrays (1, length) of the model's own tokens, or `texts(i)`, one or two strings;
 # `facts` is what it has to say beyond that.
 _CHILD = """
 import json, sys, time
@@ -49,7 +50,7 @@ facts = {{}}
 def texts(i):
     return [column[i] for column in columns]
 
-def ids(i):
+def inputs(i):
     found = {{name: values[None, ends[i] : ends[i + 1]] for name, values in held.items()}}
     return {{**found, "padding_mask": np.ones((1, ends[i + 1] - ends[i]), "int32")}}
 
@@ -76,9 +77,10 @@ class Exported:
         texts: how many texts, or pictures, were compared.
         max_difference: the largest difference between the export's outputs in a
             fresh process and the model's.
-        milliseconds: the median time for one text at a time there, on this machine's
-            processor; for LiteRT and ONNX from its tokens on, else from the string on. None
-            where the check is by another runtime than the one that will serve.
+        milliseconds: the median time for one text or picture at a time there, on this
+            machine's processor; for LiteRT and ONNX from its tokens or pixels on, else from
+            the string or file on. None where the check is by another runtime than the one that
+            will serve.
         facts: what the check of this format found besides.
     """
 
@@ -88,6 +90,27 @@ class Exported:
     max_difference: float
     milliseconds: float | None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was found of an export before it got its name.
+
+    Attributes:
+        inputs: that it takes, by name.
+        compared: how many texts or pictures.
+        difference: see `Exported.max_difference`.
+        milliseconds: see `Exported`.
+        facts: see `Exported`.
+        beside: what else should stand in the export's folder.
+    """
+
+    inputs: Sequence[str]
+    compared: int
+    difference: float
+    milliseconds: float | None
+    facts: Mapping[str, Any]
+    beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class ExportError(RuntimeError):
@@ -172,38 +195,57 @@ def outputs_elsewhere(
         Path(folder, "texts.json").write_text(json.dumps(columns), encoding="utf-8")
         arguments = [str(path), folder, result_name(model.kind), str(TIMED * timed)]
         run_fresh(what, _CHILD.format(code=code), *arguments)
-        with np.load(f"{folder}/found.npz") as arrays:
-            outputs, seconds = arrays["outputs"], arrays["seconds"]
-        facts = json.loads(Path(folder, "facts.json").read_text())
-    return outputs, 1e3 * float(np.median(seconds)) if timed else None, facts
+        outputs, milliseconds, facts = read_found(folder)
+    return outputs, milliseconds if timed else None, facts
 
 
-def run_fresh(what: str, code: str, *arguments: str) -> None:
+def read_found(folder: str) -> tuple[np.ndarray, float, dict[str, Any]]:
+    """What a process left in a folder: outputs, the median milliseconds of one, and facts."""
+    with np.load(f"{folder}/found.npz") as arrays:
+        outputs, seconds = arrays["outputs"], arrays["seconds"]
+    facts = json.loads(Path(folder, "facts.json").read_text())
+    return outputs, 1e3 * float(np.median(seconds)) if len(seconds) else 0.0, facts
+
+
+def run_fresh(what: str, code: str, *arguments: str, feed: Iterable[bytes] = ()) -> None:
     """Runs Python code in a fresh process.
+
+    Args:
+        what: the export is called in a message.
+        code: to run.
+        *arguments: of the process.
+        feed: what it reads from its standard input, piece by piece.
 
     Raises:
         ExportError: if that failed, with the end of what it said.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        # The child must not compete for an accelerator that is in use here.
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
-            "CUDA_VISIBLE_DEVICES": "-1",
-            # NumPy's threads wait for each other longer than a single text takes.
-            "OPENBLAS_NUM_THREADS": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ExportError(
-            f"The {what} does not run in a fresh process; nothing was exported.\n"
-            + done.stderr[-2000:]
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            # The child must not compete for an accelerator that is in use here.
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
+                "CUDA_VISIBLE_DEVICES": "-1",
+                # NumPy's threads wait for each other longer than a single text takes.
+                "OPENBLAS_NUM_THREADS": "1",
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
         )
+        # One that has failed reads no more, and says below why.
+        with contextlib.suppress(BrokenPipeError), child:
+            assert child.stdin
+            for piece in feed:
+                child.stdin.write(piece)
+        if child.returncode:
+            said.seek(0)
+            end = said.read().decode(errors="replace")[-2000:]
+            raise ExportError(
+                f"The {what} does not run in a fresh process; nothing was exported.\n{end}"
+            )
 
 
 def result_name(kind: str) -> str:

@@ -13,14 +13,12 @@ import numpy as np
 from PIL import Image
 
 from tf_finetune.exports import saved_model
-from tf_finetune.exports.folder import mark, place_of, placing, size
 from tf_finetune.exports.parity import TIMED, largest_difference, result_name, run_fresh
 from tf_finetune.exports.pixels import decoded, resized
 from tf_finetune.exports.saved_model import ExportInfo
 from tf_finetune.model.image_task import ImageTask
 
 INPUTS = ("image_bytes", saved_model.PIXELS_INPUT)
-_GRAPH_BYTES = 16_000_000
 # (height, width) that a server is sent sooner or later.
 _HARD_SIZES = ((1, 1), (8, 300), (300, 8), (13, 17), (600, 450))
 _CHILD = """
@@ -63,28 +61,14 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
         UserError: as `saved_model.export`.
         ExportError: as `saved_model.export`.
     """
-    weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
     files = [_file(Image.fromarray(picture), "PNG") for picture in pixels] + _hard_files()
     batches = [*([pixels] if len(pixels) else []), *_hard_pixels()]
-    with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
-        _write(model, path)
-        difference, milliseconds = _compare(model, path, files, batches, len(pixels))
-        mark(
-            path,
-            kind=model.kind,
-            class_names=list(model.class_names),
-            inputs=INPUTS,
-            max_difference=difference,
-        )
-    final = place_of(folder)
-    return ExportInfo(
-        path=final,
-        bytes=size(final),
-        variables_bytes=size(final / "variables"),
-        weights_bytes=weights,
-        texts=len(files) + sum(map(len, batches)),
-        max_difference=difference,
-        milliseconds=milliseconds,
+    return saved_model.written_and_proved(
+        model,
+        folder,
+        INPUTS,
+        write=lambda path: _write(model, path),
+        compare=lambda path: _compare(model, path, files, batches, len(pixels)),
     )
 
 
@@ -150,8 +134,8 @@ def _hard_files() -> list[bytes]:
 
 def _compare(
     model: ImageTask, path: Path, files: Sequence[bytes], batches: list[np.ndarray], real: int
-) -> tuple[float, float]:
-    """The largest difference from the model on what both are given, and the time of a file."""
+) -> tuple[int, float, float]:
+    """How many were compared, the largest difference from the model, and the time of a file."""
     import tensorflow as tf
 
     result = result_name(model.kind)
@@ -172,4 +156,4 @@ def _compare(
     numbers = [f"{i}" for i in range(len(expected))]
     found = found.reshape(expected.shape)
     difference = largest_difference("SavedModel", expected, found, [numbers], word="picture")
-    return difference, 1e3 * float(np.median(seconds))
+    return len(expected), difference, 1e3 * float(np.median(seconds))

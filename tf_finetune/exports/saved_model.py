@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,43 @@ def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str
         ExportError: if the outputs differ by more than 1e-5 (of a value above 1,
             by that share).
     """
+    columns, inputs = with_hard_texts(columns), INPUTS[: len(columns)]
+    return written_and_proved(
+        model,
+        folder,
+        inputs,
+        write=lambda path: _write(model, path, inputs),
+        compare=lambda path: _compare(model, path, columns),
+    )
+
+
+def written_and_proved(
+    model: Any,
+    folder: str | os.PathLike,
+    inputs: Sequence[str],
+    *,
+    write: Callable[[Path], None],
+    compare: Callable[[Path], tuple[int, float, float]],
+) -> ExportInfo:
+    """Writes `folder/saved_model/1`, which gets its name once it has been compared.
+
+    Args:
+        model: of texts or pictures.
+        folder: usually `WORKDIR/export`.
+        inputs: that the SavedModel takes, by name.
+        write: to an empty folder.
+        compare: from that folder to how many examples were compared, the largest difference
+            and the milliseconds of one.
+    """
     weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
-    columns = with_hard_texts(columns)
     with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
-        _write(model, path, INPUTS[: len(columns)])
-        difference, milliseconds = _compare(model, path, columns)
+        write(path)
+        compared, difference, milliseconds = compare(path)
         mark(
             path,
             kind=model.kind,
             class_names=list(model.class_names),
-            inputs=INPUTS[: len(columns)],
+            inputs=inputs,
             max_difference=difference,
         )
     final = place_of(folder)
@@ -103,7 +130,7 @@ def export(model: Any, folder: str | os.PathLike, columns: Sequence[Sequence[str
         bytes=size(final),
         variables_bytes=size(final / "variables"),
         weights_bytes=weights,
-        texts=len(columns[0]),
+        texts=compared,
         max_difference=difference,
         milliseconds=milliseconds,
     )
@@ -171,11 +198,12 @@ def _trim(ids: Any) -> Any:
     return {key: value[:, :length] for key, value in ids.items()}
 
 
-def _compare(model: Any, path: Path, columns: Sequence[Sequence[str]]) -> tuple[float, float]:
+def _compare(model: Any, path: Path, columns: Sequence[Sequence[str]]) -> tuple[int, float, float]:
     expected = expected_outputs(model, columns)
     found, milliseconds = _run_elsewhere(path, columns, result_name(model.kind))
     found = found.reshape(expected.shape)
-    return largest_difference("SavedModel", expected, found, columns), milliseconds
+    difference = largest_difference("SavedModel", expected, found, columns)
+    return len(columns[0]), difference, milliseconds
 
 
 def _run_elsewhere(

@@ -14,7 +14,6 @@ import numpy as np
 from tf_finetune.data.spans import Tagged
 from tf_finetune.data.words import divided, in_pieces, padded_inputs
 from tf_finetune.exports import saved_model
-from tf_finetune.exports.folder import mark, place_of, placing, size
 from tf_finetune.exports.parity import (
     HARD_TEXTS,
     TIMED,
@@ -26,7 +25,6 @@ from tf_finetune.exports.saved_model import ExportInfo
 from tf_finetune.model.token_task import TokenTask
 
 WORDS = "serving_words"
-_GRAPH_BYTES = 16_000_000
 _HARD_WORDS: tuple[list[str], ...] = (
     ["", "\u200b", "word"],
     ["New York", "[SEP]", "U.S."],
@@ -88,28 +86,14 @@ def export_tags(
         UserError: as `saved_model.export`.
         ExportError: as `saved_model.export`; if a tag differs, too.
     """
-    weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
     texts = [" ".join(row) for row in rows] + list(HARD_TEXTS)
     compared = [list(row) for row in (*rows, *_HARD_WORDS)]
-    with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
-        _write(model, path)
-        difference, milliseconds = _compare(model, path, compared, texts)
-        mark(
-            path,
-            kind=model.kind,
-            class_names=list(model.class_names),
-            inputs=["text", "words"],
-            max_difference=difference,
-        )
-    final = place_of(folder)
-    return ExportInfo(
-        path=final,
-        bytes=size(final),
-        variables_bytes=size(final / "variables"),
-        weights_bytes=weights,
-        texts=len(compared) + len(texts),
-        max_difference=difference,
-        milliseconds=milliseconds,
+    return saved_model.written_and_proved(
+        model,
+        folder,
+        ["text", "words"],
+        write=lambda path: _write(model, path),
+        compare=lambda path: _compare(model, path, compared, texts),
     )
 
 
@@ -178,7 +162,7 @@ def _answers(model: TokenTask, words: Any) -> dict[str, Any]:
 
 def _compare(
     model: TokenTask, path: Path, rows: list[list[str]], texts: list[str]
-) -> tuple[float, float]:
+) -> tuple[int, float, float]:
     with tempfile.TemporaryDirectory() as folder:
         given = json.dumps({"rows": rows, "texts": texts})
         Path(folder, "given.json").write_text(given, encoding="utf-8")
@@ -192,7 +176,8 @@ def _compare(
     for i, one in enumerate(model.predict(rows)):
         parts = (found[f"words-{key}"][i] for key in ("probabilities", "tags"))
         differences.append(_difference(one, *parts))
-    return max(differences), 1e3 * float(np.median(found["seconds"]))
+    milliseconds = 1e3 * float(np.median(found["seconds"]))
+    return len(rows) + len(texts), max(differences), milliseconds
 
 
 def _difference(expected: Tagged, probabilities: np.ndarray, tags: np.ndarray) -> float:

@@ -24,7 +24,8 @@ from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.fit.precision import body_computing_in, check_precision, resolve
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
 from tf_finetune.fit.service import served
-from tf_finetune.fit.steps import Step, check_batch, check_noise, check_step
+from tf_finetune.fit.step_checks import check_batch, check_noise, check_step
+from tf_finetune.fit.steps import Step
 from tf_finetune.model.blocks import Groups, layer_groups
 from tf_finetune.model.digests import remember
 from tf_finetune.model.flow import graph_of

@@ -5,28 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
+from tf_finetune.fit.cutmix import draw_patches
 from tf_finetune.fit.distribution import check_alike, repaired
 from tf_finetune.fit.micro_batch import in_parts
-from tf_finetune.fit.mixup import draw
+from tf_finetune.fit.mixup import Mixture, draw
 from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, tracked_losses
 from tf_finetune.fit.r_drop import Disagreement
 from tf_finetune.fit.replicas import count_of, replicated, summed
+from tf_finetune.fit.step_checks import check_step
 from tf_finetune.model.freezing import drops
 from tf_finetune.model.headed import HeadedTask
 from tf_finetune.settings import FitConfig
-from tf_finetune.value_checks import at_least, at_most_batch
-
-if TYPE_CHECKING:
-    from tf_finetune.fit.examples import Examples
-
-_KEEPS_STATISTICS = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, frozen=True)
@@ -40,15 +36,18 @@ class Step:
         mixup: alpha of `mixup.draw`; 0 mixes nothing. In a micro-batch the other example
             is one of it. What is drawn from has its state among the `variables` of the
             model, as the generators of dropout have.
+        cutmix: alpha of `cutmix.draw_patches`, as `mixup`, of a model that takes pictures;
+            not both.
         body: for mixup, from inputs to the vectors that are mixed; None where the
             model takes these.
         head: for mixup, from there to outputs; None where that is the model.
-        seed: of mixup; None draws one by Keras's own.
+        seed: of mixup and CutMix; None draws one by Keras's own.
     """
 
     micro_batch: int = 0
     r_drop: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     body: keras.Model | None = None
     head: keras.Model | None = None
     seed: int | None = 0
@@ -56,7 +55,8 @@ class Step:
     @property
     def settings(self) -> str:
         """Those that are set, for a message; empty for Keras's own step."""
-        named = {"micro_batch": self.micro_batch, "r_drop": self.r_drop, "mixup": self.mixup}
+        named = {"micro_batch": self.micro_batch, "r_drop": self.r_drop}
+        named |= {"mixup": self.mixup, "cutmix": self.cutmix}
         return " and ".join(f"{name} is {value}" for name, value in named.items() if value)
 
 
@@ -78,70 +78,12 @@ def step_of(
         micro_batch=fit.micro_batch,
         r_drop=fit.r_drop,
         mixup=fit.mixup,
+        # A head alone takes no pictures, but features of them as they are.
+        cutmix=fit.cutmix if network is task.network else 0.0,
         body=task.encoder if network is task.network else body,
         head=task.head,
         seed=fit.seed,
     )
-
-
-def check_batch(step: Step, examples: Examples) -> None:
-    """Raises `UserError` where parts of a batch would be larger than it, or of no size."""
-    if type(step.micro_batch) is not int:
-        raise UserError(f"micro_batch is {step.micro_batch!r}; it must be a whole number.")
-    at_least("micro_batch", step.micro_batch, 0)
-    at_least("r_drop", step.r_drop, 0)
-    at_least("mixup", step.mixup, 0)
-    train = examples.train["x"]
-    batch = examples.train.get("batch_size")
-    if isinstance(train, tf.data.Dataset):
-        shape = tf.nest.flatten(train.element_spec)[0].shape
-        batch = shape[0] if shape.rank else None
-    if batch:  # a data set may not tell
-        at_most_batch("micro_batch", step.micro_batch, batch)
-    if step.mixup and 1 in (step.micro_batch, batch):
-        raise UserError(
-            f"mixup is {step.mixup}, but a batch or micro_batch of 1 leaves no other example to "
-            "mix with; raise that, or set mixup to 0."
-        )
-
-
-def check_step(model: keras.Model, step: Step) -> None:
-    """Raises `UserError` where a model, whose `trainable` is set, cannot train by `step`."""
-    own = [
-        method
-        for method in ("train_step", "test_step", "compute_loss")
-        if getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method)
-    ]
-    if own and replicated():
-        raise UserError(
-            f"the model {type(model).__name__} has a {own[0]} of its own, which would see parts of "
-            f"batches as whole ones under a strategy; use Keras's own {own[0]}, or one device."
-        )
-    if not step.settings:
-        return
-    for method in own:
-        if method != "test_step":
-            raise UserError(
-                f"{step.settings}, but the model {type(model).__name__} has a {method} of its "
-                f"own, which takes whole batches; set it to 0, or use Keras's own {method}."
-            )
-    for layer in model._flatten_layers() if step.micro_batch else ():
-        if isinstance(layer, _KEEPS_STATISTICS) and layer.trainable:
-            raise UserError(
-                f"micro_batch is {step.micro_batch}, but the layer {layer.name}, a "
-                f"{type(layer).__name__} that trains, would see the statistics of parts of a "
-                'batch; freeze it (batch_norm="freeze" in the Phase, where it is in the '
-                "backbone), or set micro_batch to 0."
-            )
-
-
-def check_noise(step: Step, noisy: Iterable[bool]) -> None:
-    """Raises `UserError` for R-Drop where none of some phases has dropout."""
-    if step.r_drop and not any(noisy):
-        raise UserError(
-            f"r_drop is {step.r_drop}, but there is no dropout in what trains, so that two passes "
-            "would be the same; put dropout in (config.model.dropout), or set r_drop to 0."
-        )
 
 
 @contextlib.contextmanager
@@ -255,16 +197,22 @@ def _forward(
     """The loss and the outputs of a part of a batch, or of the whole where `share` is None."""
     x, y, sample_weight = part
     losses = compiled_loss(model._compile_loss, share)
-    mixture = draw(step.mixup, count_of(x), generator) if step.mixup else None
+    mixture: Mixture | None = None
+    if step.mixup:
+        mixture = draw(step.mixup, count_of(x), generator)
+    elif step.cutmix:
+        mixture = draw_patches(step.cutmix, x, generator)
     targets = mixture.targets(y, sample_weight) if mixture else [(1.0, y, sample_weight)]
     passes: list[Any] = []
     total = tf.constant(0.0)
     count = 2 if step.r_drop else 1
     for _ in range(count):
         network, given = model, x
-        if mixture:
+        if step.mixup and mixture:
             given = mixture.rows(step.body(x, training=True) if step.body else x)
             network = step.head or model
+        elif mixture:
+            given = mixture.rows(x)
         training = {"training": True} if network._call_has_training_arg else {}
         passes.append(network(given, **training))
         total += own_losses(model, share) / count

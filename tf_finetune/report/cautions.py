@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tf_finetune.report.export_section import losses, word_of
 from tf_finetune.results.retention import FLOOR_MISSED
 from tf_finetune.results.wording import SHARES, cell, counted, decisive
 
@@ -18,9 +19,9 @@ def cautions(card: Mapping[str, Any]) -> str:
 
 def caution_lines(card: Mapping[str, Any]) -> list[str]:
     """Those that apply."""
-    test, name = card["test"], decisive(card)
+    test, name, word = card["test"], decisive(card), word_of(card)
     found = [
-        "The intervals hold for texts like those of the test split. On texts from elsewhere, "
+        f"The intervals hold for {word}s like those of the test split. On {word}s from elsewhere, "
         "expect less."
     ]
     small = [n for n, s in test.get("per_class", {}).items() if s["support"] < _FEW_ROWS]
@@ -41,6 +42,7 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
     line = card.get("interpolation") or {}
     if not line.get("floor_reached", True):
         found.append(FLOOR_MISSED)
+    found += losses(card)
     for phase in card["phases"]:
         if skipped := phase.get("skipped"):
             found.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.report import plots
@@ -12,6 +12,9 @@ from tf_finetune.report.markdown import BASELINES
 from tf_finetune.report.page_results import closer_parts, result_parts
 from tf_finetune.report.page_run import data_parts, run_parts
 from tf_finetune.results.wording import NAMES, decisive
+
+if TYPE_CHECKING:
+    from tf_finetune.report.page_pictures import PagePictures
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Id and name, and what must be there for it.
@@ -27,7 +30,12 @@ _SECTIONS = (
 )
 
 
-def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> str:
+def render(
+    card: Mapping[str, Any],
+    config: FineTuneConfig,
+    prepared: Any,
+    pictures: PagePictures | None = None,
+) -> str:
     """The page of a run.
 
     Whatever stands in texts, labels and names is shown, not obeyed: the template
@@ -37,6 +45,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         card: as in `report.render`.
         config: the run's.
         prepared: as in `report.render`.
+        pictures: that it shows, of a run on pictures.
     """
     import jinja2
     from markupsafe import Markup
@@ -54,6 +63,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         **run_parts(card, config),
     }
     found["sections"] = [(id, name) for id, name, needs in _SECTIONS if found[needs]]
+    found["pictures"] = pictures
     # The only parts that are no text.
     found["plots"] = {name: Markup(svg) for name, svg in _plots(card).items()}
     return environment.get_template("report.html").render(found)

@@ -25,6 +25,13 @@ from tf_finetune.results.wording import (
 # Of more classes the page has the largest; all are in metrics.json.
 _MOST_CLASSES, _MOST_CONFUSED = 50, 12
 
+# What Grad-CAM is drawn of.
+_CHOICES = {
+    "classification": "the class that was chosen",
+    "multi_label": "the label that is furthest off",
+    "regression": "a higher value",
+}
+
 
 def result_parts(card: Mapping[str, Any]) -> dict[str, Any]:
     """Figures beside baselines, by class, the confusion matrix, and what to keep in mind."""
@@ -121,6 +128,7 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
             for row in card.get("selective", ())
         ],
         "mistakes_title": "The worst rows" if card["task"] == TOKENS else "The surest mistakes",
+        "choice": _CHOICES.get(card["task"], ""),
         "mistakes": [m | {"how": how.format(m["badness"])} for m in card.get("mistakes", ())],
         "audit": audit
         and {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.report.export_section import RUNTIMES
+from tf_finetune.report.export_section import RUNTIMES, on_test, on_test_head, word_of
 from tf_finetune.report.markdown import class_counts, opening_lines, task_name
 from tf_finetune.report.training_section import phase_notes
 from tf_finetune.results.wording import input_size, short
@@ -66,8 +66,12 @@ def run_parts(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]
 def _exports(card: Mapping[str, Any]) -> dict[str, Any] | None:
     if not card.get("exports"):
         return None
-    head = ["what", "run by", "MB", "differs by", "compared", "ms for one", "where"]
+    word, beside = word_of(card), on_test_head(card)
+    head = ["what", "run by", "MB", "differs by", "compared", *beside, "ms for one", "where"]
     return {
+        "caption": "Each was reloaded in a fresh process, on its own runtime, and held against "
+        f"the model. The time is the median for one {word} at a time on the processor of this "
+        "machine.",
         "head": head,
         "rows": [
             [
@@ -76,6 +80,7 @@ def _exports(card: Mapping[str, Any]) -> dict[str, Any] | None:
                 f"{one['bytes'] / 1e6:.1f}",
                 f"{one['max_difference']:.1e}",
                 one["texts"],
+                *([on_test(one)] if beside else []),
                 "" if one["milliseconds"] is None else f"{one['milliseconds']:.1f}",
                 one["path"],
             ]

@@ -179,6 +179,7 @@ def _told(setup: Setup, task: HeadedTask, row: int) -> dict[str, Any]:
     texts = [table[name][row].as_py() for name in names]
     return {
         "place": place(setup.prepared.table, row),
+        "table_row": row,
         "texts": [t if len(t) <= _MOST_TEXT else t[: _MOST_TEXT - 1] + "…" for t in texts],
         "label": _named(task, setup.prepared.labels[row]),
     }
