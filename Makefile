@@ -78,7 +78,7 @@ test-lower: $(VENV)/.with-release
 	$(LOWER)/bin/python -m pytest -p no:cacheprovider -m "not real and not slow" $(LOWER_TESTS)
 
 # Something of each package that we need: readers, runs, exports, tuning, reports.
-LOWER_TESTS ?= tests/test_init.py tests/test_examples.py tests/data/test_sources_tfds.py \
+LOWER_TESTS ?= tests/test_init.py tests/test_docs_examples.py tests/data/test_sources_tfds.py \
   tests/data/test_duplicates.py tests/data/pictures/test_paths.py tests/report/test_page.py \
   tests/results/test_label_audit.py tests/exports/test_every_format.py \
   tests/tuning/test_study.py::test_a_worse_trial_is_pruned_after_a_phase

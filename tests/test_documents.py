@@ -112,7 +112,7 @@ def test_each_command_and_file_that_is_named_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_each_python_example_runs_or_says_why_not(page: Path) -> None:
-    tests = (ROOT / "tests" / "test_examples.py").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "test_docs_examples.py").read_text(encoding="utf-8")
     for mark, language, code in blocks(page.read_text(encoding="utf-8")):
         if language != "python":
             continue
