@@ -42,8 +42,9 @@ def phase_notes(card: Mapping[str, Any], config: FineTuneConfig) -> list[str]:
     notes = []
     for p in card["phases"]:
         if share := p.get("kept_share"):
+            part = "nearly all" if share > 0.999 else f"{share:.1%}"
             notes.append(
-                f"Phase {p['name']}: {share:.1%} of the network's multiplications were made once "
+                f"Phase {p['name']}: {part} of the network's multiplications were made once "
                 "for each row and kept, instead of in every step."
             )
         if seeds := p.get("seeds"):
