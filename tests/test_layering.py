@@ -48,6 +48,7 @@ ROOMS = (
     "run_state",
     "taking_part",
     "resume",
+    "one_phase",
     "train",
     "plan",
     "find_rate",

@@ -23,10 +23,10 @@ from tf_finetune.fit.steps import step_of, training_by
 from tf_finetune.kept import frozen_part
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
+from tf_finetune.one_phase import run_phase
 from tf_finetune.preflight import fitting, share_gpu
 from tf_finetune.rates.curve import RateCurve, curve_of
 from tf_finetune.rates.finder import HIGHEST, LOWEST, STEPS, sweep
-from tf_finetune.train import run_phase
 
 # Where a recipe's phase has its rate.
 _SETTINGS = {

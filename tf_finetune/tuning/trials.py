@@ -15,9 +15,9 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.fit import precision
 from tf_finetune.kept import frozen_part
 from tf_finetune.model import heads
+from tf_finetune.one_phase import run_phase
 from tf_finetune.optim.carry import State
 from tf_finetune.preflight import fitting
-from tf_finetune.train import run_phase
 
 
 def run_trial(
