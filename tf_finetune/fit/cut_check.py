@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.fit.feature_cache import without_padding
 from tf_finetune.fit.recompute import effects
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import frozen_dropout_off
@@ -16,6 +15,12 @@ from tf_finetune.model.slicing import Cut, NotCut, Suffix, run_prefixes
 
 # What rounding may make of numbers, relative to the largest.
 _CLOSE, _ROUGH = 1e-3, 0.1
+_ROWS = 8
+
+
+def some_of(count: int) -> np.ndarray:
+    """The places of the rows that a cut is tried on, among `count`."""
+    return np.linspace(0, count - 1, _ROWS).astype("int64")
 
 
 def check_cut(
@@ -56,11 +61,19 @@ def check_cut(
             if _apart(array.numpy()[i][place], kept[name][i][place]) > most:
                 raise NotCut("its frozen part gives something else in training")
     whole, parts = (
-        [without_padding(one, lengths) for one in keras.tree.flatten(given)]
+        [_without_padding(one, lengths) for one in keras.tree.flatten(given)]
         for given in (groups.model(x, training=False), suffix(kept, training=False))
     )
     if any(_apart(a, b) > most for a, b in zip(whole, parts, strict=True)):
         raise NotCut("what it gives depends on how far rows are padded")
+
+
+def _without_padding(outputs: Any, lengths: np.ndarray) -> np.ndarray:
+    """Outputs (rows, tokens, ...) with zeros for padding; others, of whole rows, as they are."""
+    array = np.array(outputs, "float64")
+    if array.ndim > 2:
+        array[np.arange(array.shape[1]) >= lengths[:, np.newaxis]] = 0
+    return array
 
 
 def _apart(a: Any, b: Any) -> float:

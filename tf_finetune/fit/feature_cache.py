@@ -6,7 +6,6 @@ import contextlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -73,14 +72,6 @@ def outputs_of_words(
             begins = store.begins(rows[order[len(found)]])
             found.append(output[: len(begins)][begins >= 0])
     return np.concatenate([found[i] for i in np.argsort(order)])
-
-
-def without_padding(outputs: Any, lengths: np.ndarray) -> np.ndarray:
-    """Outputs (rows, tokens, ...) with zeros for padding; others, of whole rows, as they are."""
-    array = np.array(outputs, "float64")
-    if array.ndim > 2:
-        array[np.arange(array.shape[1]) >= lengths[:, np.newaxis]] = 0
-    return array
 
 
 def _outputs(

@@ -20,15 +20,12 @@ from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_orde
 from tf_finetune.errors import UserError
 from tf_finetune.fit import feature_cache
 from tf_finetune.fit.activations import ActivationStore, NotKept, Writer, read, written
-from tf_finetune.fit.cut_check import check_cut
+from tf_finetune.fit.cut_check import check_cut, some_of
 from tf_finetune.fit.feature_cache import FeatureStore
 from tf_finetune.fit.planned_cuts import Planned
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.digests import digest_of
 from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of, run_prefixes
-
-# Rows on which a cut is tried before it is trained on.
-_CHECKED = 8
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -131,8 +128,7 @@ class FrozenPart:
                     raise NotCut("what is mixed is part of what is frozen")
             store, suffix = self._opened(place, planned.cut)
             if not before:
-                some = np.linspace(0, len(self._kept) - 1, _CHECKED).astype("int64")
-                rows = self._kept[some]
+                rows = self._kept[some_of(len(self._kept))]
                 x, kept, lengths = self._store.batch(rows), store.batch(rows), self._store.lengths
                 check_cut(planned.cut, suffix, self._groups, x, kept, lengths[rows])
         except (NotCut, NotKept, OSError) as reason:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.config import Phase
-from tf_finetune.fit.cut_check import check_cut
+from tf_finetune.fit.cut_check import check_cut, some_of
 from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.memory import free_bytes
 from tf_finetune.fit.planned_cuts import plan_cuts
@@ -21,8 +21,6 @@ from tf_finetune.model.slicing import Cut, NotCut, Suffix, run_prefixes
 
 # Of the memory that is free, what may be kept there.
 _MOST = 0.5
-# Rows on which a cut is tried before it is trained on.
-_CHECKED = 8
 
 Arrays = dict[str, np.ndarray]
 
@@ -63,7 +61,7 @@ def kept_arrays(
         return None
     if validation is not None and not isinstance(validation, tuple):
         return None
-    # Numbers a row, for inputs of no fixed length; of pictures one would do as well.
+    # What an axis of no fixed length counts as: the length that these arrays have.
     tokens = float(flat[0].shape[1]) if flat[0].ndim > 1 else 1.0
     (planned,) = plan_cuts(groups, [phase], tokens, features=False)
     try:
@@ -77,12 +75,12 @@ def kept_arrays(
             raise NotCut(f"what is to be kept takes {needed / 1e9:,.1f} GB of {free / 1e9:,.1f}")
         say(f"phase {phase.name}: running the frozen part once over {rows:,} rows")
         batch = given["batch_size"]
-        kept = [_through(planned.cut, x, batch) for x in arrays]
+        kept = _through(planned.cut, arrays, batch)
         suffix = Suffix(planned.cut, {n: str(kept[0][n].dtype) for n in planned.cut.kept})
-        chosen = np.linspace(0, len(flat[0]) - 1, _CHECKED).astype("int64")
+        chosen = some_of(len(flat[0]))
         some = {name: array[chosen] for name, array in kept[0].items()}
         x = keras.tree.map_structure(lambda a: a[chosen], given["x"])
-        check_cut(planned.cut, suffix, groups, x, some, np.full(_CHECKED, int(tokens)))
+        check_cut(planned.cut, suffix, groups, x, some, np.full(len(chosen), int(tokens)))
     except NotCut as reason:
         if str(reason):
             say(f"phase {phase.name}: the model is not cut, because {reason}")
@@ -95,13 +93,17 @@ def kept_arrays(
     return Kept(model=suffix, examples=new, share=planned.share)
 
 
-def _through(cut: Cut, x: Any, batch: int) -> Arrays:
-    """What a cut keeps and passes on of all rows, by name."""
+def _through(cut: Cut, arrays: Sequence[Any], batch: int) -> list[Arrays]:
+    """What a cut keeps and passes on of all rows of several inputs, by name."""
+    # Traced once for all of them.
     step = tf.function(lambda x: run_prefixes([cut], x)[0], autograph=False, reduce_retracing=True)
-    count, parts = len(keras.tree.flatten(x)[0]), list[Arrays]()
-    for i in range(0, count, batch):
-        some = keras.tree.map_structure(lambda a, i=i: tf.constant(a[i : i + batch]), x)
-        parts.append({name: found.numpy() for name, found in step(some).items()})
-    kept = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    inputs = cut.steps.given(x) if cut.passed else {}
-    return kept | {name: np.asarray(inputs[key]) for name, key in cut.passed.items()}
+    found = []
+    for x in arrays:
+        count, parts = len(keras.tree.flatten(x)[0]), list[Arrays]()
+        for i in range(0, count, batch):
+            some = keras.tree.map_structure(lambda a, i=i: tf.constant(a[i : i + batch]), x)
+            parts.append({name: kept.numpy() for name, kept in step(some).items()})
+        kept = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        inputs = cut.steps.given(x) if cut.passed else {}
+        found.append(kept | {name: np.asarray(inputs[key]) for name, key in cut.passed.items()})
+    return found
