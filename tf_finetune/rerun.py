@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +74,11 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
             [_predict(model, table.slice(i, _CHUNK)) for i in range(0, len(table), _CHUNK)]
         )
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
-    scores = evaluate.score(kind, outputs, labels, model.class_names, **how)
-    lines = [f"{path}: {len(labels):,} rows"]
-    if seen is None:
-        lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
-    elif seen.any():
-        new = {}
-        if not seen.all():
-            new = evaluate.score(kind, outputs[~seen], labels[~seen], model.class_names, **how)
-        scores |= {"seen": int(seen.sum()), "unseen": new}
-        lines.append(_caution(kind, seen, new))
-    return "\n".join([*lines, json.dumps(scores, indent=2)])
+
+    def score(rows: np.ndarray) -> dict[str, Any]:
+        return evaluate.score(kind, outputs[rows], labels[rows], model.class_names, **how)
+
+    return _account(path, kind, workdir, len(labels), seen, score)
 
 
 def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: DataConfig) -> str:
@@ -101,17 +95,31 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
     truth = [[tags.names[code] for code in tags.of(row)] for row in rows.tolist()]
     chosen = [one.tags for one in found]
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
-    scores = score_tags(truth, chosen, **how)
-    scores["unseen_words"] = sum(one.unseen for one in found)
-    lines = [f"{data.path}: {len(rows):,} rows"]
+
+    def score(rows: np.ndarray) -> dict[str, Any]:
+        return score_tags([truth[i] for i in rows], [chosen[i] for i in rows], **how)
+
+    unseen = sum(one.unseen for one in found)
+    return _account(data.path, TOKENS, workdir, len(rows), seen, score, unseen_words=unseen)
+
+
+def _account(
+    path: str,
+    kind: str,
+    workdir: Path,
+    count: int,
+    seen: np.ndarray | None,
+    score: Callable[[np.ndarray], dict[str, Any]],
+    **facts: Any,
+) -> str:
+    """The scores of all rows of a file, and of those that the run has not seen, for people."""
+    scores, lines = score(np.arange(count)) | facts, [f"{path}: {count:,} rows"]
     if seen is None:
         lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
     elif seen.any():
-        new, places = {}, np.flatnonzero(~seen)
-        if len(places):
-            new = score_tags([truth[i] for i in places], [chosen[i] for i in places], **how)
+        new = {} if seen.all() else score(np.flatnonzero(~seen))
         scores |= {"seen": int(seen.sum()), "unseen": new}
-        lines.append(_caution(TOKENS, seen, new))
+        lines.append(_caution(kind, seen, new))
     return "\n".join([*lines, json.dumps(scores, indent=2)])
 
 
