@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_finetune.data_checks import TOKENS
-from tf_finetune.results.wording import NAMES, decisive, short, table, value_of
+from tf_finetune.results.wording import NAMES, decisive, short, shortened, table, value_of
 
 _MISTAKES = 5
 
@@ -90,6 +90,11 @@ def _selective(card: Mapping[str, Any]) -> str:
     return "### If unsure rows are left to a person\n\n" + table(head, rows)
 
 
+def mistakes_title(card: Mapping[str, Any]) -> str:
+    """Of the rows that are most wrong."""
+    return "The worst rows" if card["task"] == TOKENS else "The surest mistakes"
+
+
 def _mistakes(card: Mapping[str, Any]) -> str:
     if not card.get("mistakes"):
         return ""
@@ -98,10 +103,8 @@ def _mistakes(card: Mapping[str, Any]) -> str:
         for m in card["mistakes"][:_MISTAKES]
     ]
     how = {"regression": "error", TOKENS: "wrong entities"}.get(card["task"], "sure by")
-    title = "The worst rows" if card["task"] == TOKENS else "The surest mistakes"
-    return f"### {title}\n\n" + table(["row", "true", "chosen", how, "text"], rows)
+    return f"### {mistakes_title(card)}\n\n" + table(["row", "true", "chosen", how, "text"], rows)
 
 
 def _text(told: Mapping[str, Any]) -> str:
-    text = " / ".join(told["texts"])
-    return text if len(text) <= 120 else text[:119] + "…"
+    return shortened(" / ".join(told["texts"]), 120)

@@ -11,7 +11,7 @@ from tf_finetune.data_checks import TOKENS
 from tf_finetune.report.cautions import cautions
 from tf_finetune.report.markdown import figures, opening_lines, task_name
 from tf_finetune.report.usage_section import usage
-from tf_finetune.results.wording import input_size
+from tf_finetune.results.wording import input_size, shortened
 
 # The Hub's names, for those of our figures that it knows.
 _METRICS = {
@@ -110,7 +110,7 @@ def _labels(card: Mapping[str, Any]) -> str:
     if card["task"] == "regression":
         return "The target is a number."
     names = ", ".join(card["class_names"])
-    return "Labels: " + (names if len(names) <= _LONGEST else names[: _LONGEST - 1] + "…") + "."
+    return "Labels: " + shortened(names, _LONGEST) + "."
 
 
 def _calibration(card: Mapping[str, Any]) -> str:

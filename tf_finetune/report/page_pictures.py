@@ -62,7 +62,9 @@ def page_pictures(
     told += [near for mistake in mistakes for near in mistake["neighbours"]]
     rows = np.unique([one["table_row"] for one in told]).astype(int)
     pixels = setup.examples(rows)
-    heat, places, why_not = _heat(setup, task, [mistake["table_row"] for mistake in mistakes])
+    wrong = [mistake["table_row"] for mistake in mistakes]
+    mistaken = pixels[np.searchsorted(rows, wrong)]
+    heat, places, why_not = _heat(setup, task, wrong, mistaken)
     sheet = looks / _AUGMENTATION
     return PagePictures(
         seen={int(row): uri(one) for row, one in zip(rows, pixels, strict=True)},
@@ -95,12 +97,11 @@ def covered(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _heat(
-    setup: Setup, task: ImageTask, rows: Sequence[int]
+    setup: Setup, task: ImageTask, rows: Sequence[int], pixels: np.ndarray
 ) -> tuple[dict[int, str], tuple[int, int], str]:
-    """See the attributes of `PagePictures`."""
+    """Of some rows and their pictures: see the attributes of `PagePictures`."""
     if not rows:
         return {}, (0, 0), ""
-    pixels = setup.examples(np.array(rows))
     outputs = np.asarray(task(pixels, training=False))
     if task.kind == "multi_label":  # the label that is furthest off
         outputs = np.abs(outputs - setup.prepared.labels[rows])

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.report.cautions import caution_lines
-from tf_finetune.report.closer_sections import interval, suspected, value_name
+from tf_finetune.report.closer_sections import interval, mistakes_title, suspected, value_name
 from tf_finetune.report.markdown import BASELINES
 from tf_finetune.results import retention
 from tf_finetune.results.wording import (
@@ -127,7 +127,7 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
             ]
             for row in card.get("selective", ())
         ],
-        "mistakes_title": "The worst rows" if card["task"] == TOKENS else "The surest mistakes",
+        "mistakes_title": mistakes_title(card),
         "choice": _CHOICES.get(card["task"], ""),
         "mistakes": [m | {"how": how.format(m["badness"])} for m in card.get("mistakes", ())],
         "audit": audit

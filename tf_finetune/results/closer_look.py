@@ -18,14 +18,15 @@ from tf_finetune.results import calibration, frozen_features, tested
 from tf_finetune.results.drifted import drift_by_block
 from tf_finetune.results.judgement import Judgement
 from tf_finetune.results.label_audit import METHOD, LabelAudit, audit_labels
-from tf_finetune.results.mistakes import nearest, worst
+from tf_finetune.results.mistakes import MOST_MISTAKES, MOST_TEXT, nearest, worst
 from tf_finetune.results.selective import selective
 from tf_finetune.results.slices import by_slice, length_buckets
 from tf_finetune.results.tag_judgement import look_at_tags
+from tf_finetune.results.wording import shortened
 from tf_finetune.whole import written_whole
 
 LABELS = "label_audit.csv"
-_MISTAKES, _NEIGHBOURS, _SUSPECTS, _MOST_TEXT = 15, 3, 15, 300
+_NEIGHBOURS, _SUSPECTS = 3, 15
 _MOST_FILES = 20
 Features = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -116,7 +117,7 @@ def _mistakes(
 ) -> list[dict[str, Any]]:
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
     rows, found = setup.prepared.splits["test"], []
-    bad = worst(task.kind, outputs, labels, _MISTAKES)
+    bad = worst(task.kind, outputs, labels, MOST_MISTAKES)
     alike = _neighbours(setup, task, [int(rows[position]) for position, _ in bad], features)
     for position, badness in bad:
         row = int(rows[position])
@@ -180,7 +181,7 @@ def _told(setup: Setup, task: HeadedTask, row: int) -> dict[str, Any]:
     return {
         "place": place(setup.prepared.table, row),
         "table_row": row,
-        "texts": [t if len(t) <= _MOST_TEXT else t[: _MOST_TEXT - 1] + "…" for t in texts],
+        "texts": [shortened(text, MOST_TEXT) for text in texts],
         "label": _named(task, setup.prepared.labels[row]),
     }
 

@@ -16,7 +16,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.results import evaluate
 from tf_finetune.results.paired import holm, mcnemar
 from tf_finetune.results.tested import Tested, read
-from tf_finetune.results.wording import NAMES, decisive, difference, table, with_interval
+from tf_finetune.results.wording import NAMES, decisive, difference, shortened, table, with_interval
 from tf_finetune.workdir import CARD, check_finished, read_config
 
 
@@ -167,4 +167,4 @@ def _data(first: Run, run: Run) -> str:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else ", ".join(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return shortened(text, 80)

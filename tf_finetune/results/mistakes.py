@@ -6,6 +6,9 @@ import numpy as np
 
 from tf_finetune.results.evaluate import row_goodness
 
+# Of the mistakes in a card, and of the characters of a text there.
+MOST_MISTAKES, MOST_TEXT = 15, 300
+
 
 def worst(task: str, outputs: np.ndarray, labels: np.ndarray, most: int) -> list[tuple[int, float]]:
     """Positions of the worst rows and how bad each is, the worst first.
@@ -25,8 +28,13 @@ def worst(task: str, outputs: np.ndarray, labels: np.ndarray, most: int) -> list
     else:
         off = np.abs(outputs - labels) if task == "multi_label" else outputs
         badness = np.where(goodness == 1, 0.0, off.max(axis=1))
+    return [(i, float(badness[i])) for i in largest(badness, most)]
+
+
+def largest(badness: np.ndarray, most: int) -> list[int]:
+    """Positions of the rows that are bad at all, the worst first."""
     order = np.argsort(-badness, kind="stable")[:most]
-    return [(int(i), float(badness[i])) for i in order if badness[i] > 0]
+    return order[badness[order] > 0].tolist()
 
 
 def nearest(queries: np.ndarray, features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

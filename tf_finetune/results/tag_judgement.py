@@ -14,8 +14,8 @@ from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.spans import entities, in_iob2
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.results import evaluate, tag_scores
-
-_MISTAKES, _MOST_TEXT = 15, 300
+from tf_finetune.results.mistakes import MOST_MISTAKES, MOST_TEXT, largest
+from tf_finetune.results.wording import shortened
 
 
 def judge_tags(setup: Setup, config: FineTuneConfig, probe: Scores) -> tuple[dict, Scores]:
@@ -62,16 +62,14 @@ def look_at_tags(
     truth, chosen = _true(setup, "test"), _chosen(setup, "test", outputs["test"])
     counts = tag_scores.row_counts(truth, chosen)
     wrong = counts[:, 1] + counts[:, 2] - 2 * counts[:, 0]
-    order = np.argsort(-wrong, kind="stable")[:_MISTAKES]
     rows, table = setup.prepared.splits["test"], setup.prepared.table
     words, mistakes = _words(setup, "test"), []
-    for i in order[wrong[order] > 0].tolist():
+    for i in largest(wrong, MOST_MISTAKES):
         row = int(rows[i])
-        text = table["text"][row].as_py()
         mistakes.append(
             {
                 "place": place(table, row),
-                "texts": [text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"],
+                "texts": [shortened(table["text"][row].as_py(), MOST_TEXT)],
                 "label": _in_words(words[i], truth[i]),
                 "chosen": _in_words(words[i], chosen[i]),
                 "badness": int(wrong[i]),

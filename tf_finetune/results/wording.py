@@ -56,6 +56,11 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of so many characters at most, the last of them an ellipsis where it is cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table."""
     cells = [[cell(value) for value in row] for row in [list(head), *rows]]
