@@ -42,6 +42,25 @@ def test_the_error_by_hand():
     assert all(row["low"] <= row["confidence"] <= row["high"] for row in rows)
 
 
+@pytest.mark.parametrize("task", ["classification", "multi_label"])
+@pytest.mark.parametrize("n", [100, 2000])
+def test_chance_alone_is_what_models_show_whose_probabilities_are_right(task, n):
+    shown, told = [], []
+    for seed in range(200):
+        logits, labels = made(task, n=n, seed=seed)
+        outputs = calibration.probabilities(task, logits)
+        shown.append(calibration.error(task, outputs, labels))
+        if seed < 5:
+            told.append(calibration.by_chance(task, outputs))
+    mean = np.mean([found["mean"] for found in told])
+    most = np.mean([found["most"] for found in told])
+    assert np.mean(shown) == pytest.approx(mean, rel=0.1)
+    assert 0.9 <= np.mean(np.array(shown) <= most) <= 0.99
+    off, labels = made(task, temperature=3.0, n=n)
+    outputs = calibration.probabilities(task, off)
+    assert calibration.error(task, outputs, labels) > calibration.by_chance(task, outputs)["most"]
+
+
 def test_each_of_several_labels_is_a_choice_of_its_own():
     outputs = np.array([[0.9, 0.2]])
     found = calibration.error("multi_label", outputs, np.array([[1.0, 1.0]]))
@@ -94,6 +113,8 @@ def test_the_section_tells_before_and_after():
         f"Calibration error {after:.3f}, before {before:.3f}: logits are divided by 3.000" in text
     )
     assert "| 93% and 100% |" in text
+    by_chance = card["calibration"]["by_chance"]
+    assert f"no more than {by_chance['most']:.3f}." in text
     card = {"calibration": calibration.account("classification", logits, labels, 1.0)}
     assert "divided" not in calibration.section(card)
     assert calibration.section({}) == ""

@@ -11,7 +11,7 @@ from tf_finetune.data_checks import TOKENS
 from tf_finetune.report.cautions import caution_lines
 from tf_finetune.report.closer_sections import interval, mistakes_title, suspected, value_name
 from tf_finetune.report.markdown import BASELINES
-from tf_finetune.results import retention
+from tf_finetune.results import calibration, retention
 from tf_finetune.results.wording import (
     NAMES,
     counted,
@@ -154,6 +154,7 @@ def _calibration(card: Mapping[str, Any]) -> dict[str, Any] | None:
             f"{found['temperature']:.3f}, fitted on the validation split, in the model that was "
             "saved and exported. No choice changes by it."
         )
+    text += f" {calibration.chance(found)}"
     rows = [
         [
             f"{r['low']:.0%} and {r['high']:.0%}",

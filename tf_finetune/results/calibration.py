@@ -5,6 +5,10 @@ Calibration of Modern Neural Networks" (ICML 2017): 15 bins of equal width over 
 confidence, each weighed by its rows; one number that divides all logits, fitted by the
 log loss on the validation split. The choice of a class never changes by it.
 
+On a few hundred rows the error is far from 0 for a model whose probabilities are right, too.
+How far is told by drawing whether each choice is right by its own confidence, time and again
+(consistency resampling: Bröcker & Smith, Weather and Forecasting 2007).
+
 With several labels a row, each label of each row is a yes or no of its own, and all of
 them count.
 """
@@ -21,6 +25,7 @@ from tf_finetune.results.wording import table
 BINS = 15
 METHOD = f"{BINS} bins of equal width, as in Guo et al. (2017)"
 _LOWEST, _HIGHEST = 0.05, 20.0
+_DRAWS = 500
 
 
 def sureness(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -34,17 +39,23 @@ def sureness(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.nda
     Returns:
         (m,) confidences and (m,) zeros and ones; m is n, or n times k for `multi_label`.
     """
+    if task == "multi_label":
+        right = (np.asarray(outputs) >= 0.5) == (np.asarray(labels) >= 0.5)
+        return _confidence(task, outputs), right.astype("float64").ravel()
+    return _confidence(task, outputs), (outputs.argmax(axis=1) == labels).astype("float64")
+
+
+def _confidence(task: str, outputs: np.ndarray) -> np.ndarray:
     outputs = np.asarray(outputs, "float64")
     if task == "multi_label":
-        right = (outputs >= 0.5) == (np.asarray(labels) >= 0.5)
-        return np.maximum(outputs, 1 - outputs).ravel(), right.astype("float64").ravel()
-    return outputs.max(axis=1), (outputs.argmax(axis=1) == labels).astype("float64")
+        return np.maximum(outputs, 1 - outputs).ravel()
+    return outputs.max(axis=1)
 
 
 def reliability(task: str, outputs: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     """The bins that are not empty: `low`, `high`, `rows`, mean `confidence`, `accuracy`."""
     sure, right = sureness(task, outputs, labels)
-    places = np.minimum((sure * BINS).astype(int), BINS - 1)
+    places = _bins(sure)
     rows = []
     for place in np.unique(places):
         inside = places == place
@@ -66,6 +77,28 @@ def error(task: str, outputs: np.ndarray, labels: np.ndarray) -> float:
     total = sum(row["rows"] for row in rows)
     off = sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
     return float(off / total)
+
+
+def by_chance(task: str, outputs: np.ndarray) -> dict[str, float]:
+    """The error that a model whose probabilities are right shows on as many rows.
+
+    Args:
+        task: `classification` or `multi_label`.
+        outputs: (n, k) probabilities.
+
+    Returns:
+        The `mean` over draws, and `most`: what 95 of 100 draws do not exceed.
+    """
+    sure = _confidence(task, outputs)
+    places, random, found = _bins(sure), np.random.default_rng(0), []
+    for _ in range(_DRAWS):
+        off = sure - (random.random(sure.size) < sure)
+        found.append(np.abs(np.bincount(places, off)).sum() / sure.size)
+    return {"mean": float(np.mean(found)), "most": float(np.quantile(found, 0.95))}
+
+
+def _bins(sure: np.ndarray) -> np.ndarray:
+    return np.minimum((sure * BINS).astype(int), BINS - 1)
 
 
 def probabilities(task: str, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -136,7 +169,7 @@ def recalibrated(
 def account(
     task: str, logits: np.ndarray, labels: np.ndarray, temperature: float
 ) -> dict[str, Any]:
-    """What the card says: `ece` and `log_loss` `before` and `after`, and the bins after.
+    """What the card says: `ece` and `log_loss` `before` and `after`, `by_chance`, the bins after.
 
     Args:
         task: `classification` or `multi_label`.
@@ -150,9 +183,20 @@ def account(
             "ece": error(task, probabilities(task, logits, t), labels),
             "log_loss": log_loss(task, logits, labels, t),
         }
+    outputs = probabilities(task, logits, temperature)
     return found | {
-        "reliability": reliability(task, probabilities(task, logits, temperature), labels)
+        "by_chance": by_chance(task, outputs),
+        "reliability": reliability(task, outputs, labels),
     }
+
+
+def chance(found: Mapping[str, Any]) -> str:
+    """A sentence on how much of the error in `account` may be chance."""
+    mean, most = found["by_chance"]["mean"], found["by_chance"]["most"]
+    return (
+        f"On so many rows probabilities that are right show {mean:.3f} by chance alone, and in 95 "
+        f"of 100 cases no more than {most:.3f}."
+    )
 
 
 def section(card: Mapping[str, Any]) -> str:
@@ -178,4 +222,4 @@ def section(card: Mapping[str, Any]) -> str:
         ]
         for row in found["reliability"]
     ]
-    return f"{text}. ({found['method']}.)\n\n{table(head, rows)}"
+    return f"{text}. {chance(found)} ({found['method']}.)\n\n{table(head, rows)}"
