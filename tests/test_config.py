@@ -11,9 +11,10 @@ import pytest
 
 from tf_finetune.config import FineTuneConfig, Phase, differences
 from tf_finetune.errors import UserError
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.overrides import describe_settings
 from tf_finetune.recipe import load_recipe
-from tf_finetune.settings import DataConfig, FitConfig, ModelConfig, ResultsConfig
+from tf_finetune.settings import DataConfig, ModelConfig, ResultsConfig
 
 RECIPES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

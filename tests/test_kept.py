@@ -9,7 +9,10 @@ from tests import runs
 from tests.pictures import arrays_of_pictures
 from tests.runs import config_for, without_times
 from tests.tiny_pictures import save_image_preset
+from tf_finetune import one_phase
 from tf_finetune.config import Phase
+from tf_finetune.data.views import ViewStore
+from tf_finetune.errors import UserError
 from tf_finetune.fit import frozen_part, planned_cuts
 from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.resuming import SaveState
@@ -173,9 +176,85 @@ def test_a_phase_that_trained_on_the_whole_goes_on_so(preset, tmp_path, monkeypa
 def test_texts_that_change_are_not_kept(preset, tmp_path):
     result, said = run(preset, tmp_path / "run", token_deletion=0.2, epochs=1)
     assert told(said, NOT_CUT) == [
-        NOT_CUT + "config.data changes the rows to train on in each epoch"
+        NOT_CUT
+        + "config.data changes the rows to train on in each epoch, and config.fit.cache_views is 0"
     ]
     assert len(result.history) == 3
+
+
+def by_views(monkeypatch, views, head):
+    """Has the whole network train on what else is kept: the same changed versions of rows."""
+    plain = one_phase.examples_of_rows
+
+    def examples(store, labels, train, validation, fit, noise, **how):
+        seen = ViewStore(store, noise, views, fit.seed)
+        how["version"] = seen.of_epoch
+        if head:  # features are in no order by length
+            seen.lengths = np.ones_like(seen.lengths)
+        return plain(seen, labels, train, validation, fit, None, **how)
+
+    monkeypatch.setattr(one_phase, "examples_of_rows", examples)
+
+
+@pytest.mark.parametrize(
+    ("phases", "kind"),
+    [((LAST,), "texts"), ("probe", "texts"), ("probe", "pictures")],
+    ids=["block", "head", "head of pictures"],
+)
+def test_kept_views_train_as_views_of_the_whole(preset, tmp_path, monkeypatch, phases, kind):
+    given = {"phases": phases, "probe_baseline": False, "dropout": 0.3, "probe_epochs": 4}
+    if kind == "pictures":
+        preset, rows = save_image_preset(tmp_path / "tiny.keras"), arrays_of_pictures(count=20)
+        given |= {"augment": "medium"}
+    else:
+        rows, given = runs.classes(), given | {"token_deletion": 0.2, "token_swap": 0.1}
+    found, said = [], list[str]()
+    for changes in ({"cache_views": 2}, {"cache": False}):
+        config = config_for(preset, **given, **changes)
+        config.model.sequence_length *= kind == "texts"
+        with monkeypatch.context() as patch:
+            if "cache" in changes:
+                by_views(patch, 2, head=phases == "probe")
+            name = "-".join(changes)
+            found.append(fine_tune(config, tmp_path / name, rows, say=said.append))
+    assert said.count("2 changed versions of each training row are kept in its place") == 1
+    assert_close(*found)
+    for a, b in zip(*(result.history for result in found), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert found[0].metrics["phases"][0]["kept_share"] > 0.3
+
+
+def test_a_run_goes_on_with_its_views(preset, tmp_path, monkeypatch):
+    changes = {"save_every": 1, "token_deletion": 0.2, "cache_views": 2}
+    undisturbed, _ = run(preset, tmp_path / "undisturbed", **changes)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(preset, tmp_path / "killed", **changes)
+    again, said = run(preset, tmp_path / "killed", **changes)
+    assert "goes on from phase last, epoch 2, update 2" in said
+    assert_close(again, undisturbed, atol=0)
+
+
+def test_as_many_views_as_epochs_do_not_pay(preset, tmp_path):
+    _, said = run(preset, tmp_path / "run", token_deletion=0.2, cache_views=3)
+    assert told(said, NOT_CUT) == [NOT_CUT + "there are as many views as epochs"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "nothing in config.data changes them"),
+        ({"token_deletion": 0.1, "cache": False}, "config.fit.cache is False"),
+        ({"token_deletion": 0.1, "phases": "probe", "probe_solver": "lbfgs"}, "lbfgs"),
+        ({"token_deletion": 0.1, "cache_views": -1}, "at least 0"),
+    ],
+)
+def test_views_that_nothing_would_see_are_refused(preset, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as mistake:
+        run(preset, tmp_path / "run", **({"cache_views": 2} | changes))
+    assert "config.fit.cache_views is" in str(mistake.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_stops_no_training(preset, tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from typing import Any
 
 from tf_finetune.config_checks import check_values
 from tf_finetune.errors import UserError
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.phase_checks import check_phases
-from tf_finetune.settings import DataConfig, FitConfig, ModelConfig, ResultsConfig, TuneConfig
+from tf_finetune.settings import DataConfig, ModelConfig, ResultsConfig, TuneConfig
 from tf_finetune.value_checks import check_types, nearest
 
 

@@ -20,7 +20,7 @@ from tf_finetune.value_checks import (
 
 if TYPE_CHECKING:
     from tf_finetune.config import FineTuneConfig
-    from tf_finetune.settings import FitConfig
+    from tf_finetune.fit_settings import FitConfig
 
 TASKS = ("classification", "multi_label", "regression", TOKENS)
 POOLINGS = ("first", "mean", "max", "backbone")
@@ -209,7 +209,21 @@ def _check_balance(fit: FitConfig, task: str) -> None:
 
 
 def _check_noise(config: FineTuneConfig) -> None:
-    """Refuses changes of texts or pictures that no phase would see."""
+    """Refuses changes of texts or pictures that no phase would see, and views of none."""
+    views, defaults = config.fit.cache_views, type(config.data)()
+    at_least("config.fit.cache_views", views, 0)
+    noisy = any(getattr(config.data, f) != getattr(defaults, f) for f in (*NOISE, *_AUGMENTATION))
+    solved = config.fit.probe_solver == "lbfgs" and set(_trained(config)) == {"head"}
+    for missing, why in (
+        (not noisy, "nothing in config.data changes them"),
+        (not config.fit.cache, "config.fit.cache is False"),
+        (solved, "config.fit.probe_solver=lbfgs solves for the rows as they are"),
+    ):
+        if views and missing:
+            raise UserError(
+                f"config.fit.cache_views is {views}, which keeps changed versions of the training "
+                f"rows, but {why}. Set it to 0, or change that."
+            )
     if not config.fit.cache or set(_trained(config)) != {"head"}:
         return
     if config.fit.cutmix:
@@ -218,15 +232,14 @@ def _check_noise(config: FineTuneConfig) -> None:
             "features of the pictures as they are. Set it to 0, set config.fit.cache=False, or "
             "choose other phases."
         )
-    defaults = type(config.data)()
     for fields, what in ((NOISE, "texts"), (_AUGMENTATION, "pictures")):
         for field in fields:
-            if getattr(config.data, field) != getattr(defaults, field):
+            if not views and getattr(config.data, field) != getattr(defaults, field):
                 raise UserError(
                     f"config.data.{field} changes the training {what}, but all phases train the "
                     f"head alone, on features of the {what} as they are. Set it to "
-                    f"{getattr(defaults, field)}, set config.fit.cache=False, or choose other "
-                    "phases."
+                    f"{getattr(defaults, field)}, keep changed versions by config.fit.cache_views, "
+                    "set config.fit.cache=False, or choose other phases."
                 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data.views import ViewStore
 from tf_finetune.fit.frozen_part import FrozenPart, Keeping
 from tf_finetune.fit.planned_cuts import Planned, plan_cuts
 from tf_finetune.fit.replicas import replicated
@@ -27,9 +28,12 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
     groups = layer_groups(task.network, task.backbone)
     phases = _phases(setup)
     tokens = float(np.mean(setup.store.lengths[setup.prepared.splits["train"]]))
-    reason = ""
-    if setup.inputs.noise:
-        reason = "config.data changes the rows to train on in each epoch"
+    reason, views = "", views_of(setup, config)
+    if setup.inputs.noise and not views:
+        reason = (
+            "config.data changes the rows to train on in each epoch, and config.fit.cache_views "
+            "is 0"
+        )
     elif config.fit.cutmix:
         reason = "config.fit.cutmix mixes the pictures to train on"
     elif replicated():
@@ -39,7 +43,27 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
         whole = ("all", "head")
         return [Planned(why_not="" if p.train in whole else reason) for p in phases]
     first = 0 if setup.baseline else 1
-    return plan_cuts(groups, phases, tokens, first=first, features=task.one_vector)
+    how = {"first": first, "features": task.one_vector, "views": views.views if views else 1}
+    return plan_cuts(groups, phases, tokens, **how)
+
+
+def views_of(setup: Setup, config: FineTuneConfig) -> ViewStore | None:
+    """The rows and the changed versions of them that are kept; None where there are none."""
+    noise, fit = setup.inputs.noise, config.fit
+    if not (noise and fit.cache and fit.cache_views):
+        return None
+    return ViewStore(setup.store, noise, fit.cache_views, fit.seed)
+
+
+def kept_rows(setup: Setup, views: ViewStore | None) -> tuple[np.ndarray, np.ndarray]:
+    """All rows that features are kept of, and those that activations are kept of."""
+    splits = setup.prepared.splits
+    train = splits["train"]
+    everything = np.concatenate(list(splits.values()))
+    if views:
+        train = views.changed(train)
+        everything = np.concatenate([everything, train])
+    return everything, np.concatenate([train, splits["validation"]])
 
 
 def frozen_part(
@@ -57,10 +81,13 @@ def frozen_part(
     if not fit.cache:
         return None
     # Of the model's settings dropout alone changes nothing below the head.
-    model = dataclasses.replace(config.model, dropout=0.0)
+    model, views = dataclasses.replace(config.model, dropout=0.0), views_of(setup, config)
+    changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
+    if views:
+        say(f"{views.views} changed versions of each training row are kept in its place")
     keeping = Keeping(
         folder=folder,
-        inputs=f"{setup.prepared.digest} {setup.inputs.size} {model}",
+        inputs=f"{setup.prepared.digest} {setup.inputs.size} {model} {changed}",
         computed=setup.precision,
         dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
         memory=int(fit.cache_memory * _GB),
@@ -70,8 +97,8 @@ def frozen_part(
         layer_groups(task.network, task.backbone),
         cuts_of_run(setup, config),
         _phases(setup),
-        setup.store,
-        setup.prepared.splits,
+        views or setup.store,
+        *kept_rows(setup, views),
         task.encoder,
         keeping,
         say,

@@ -18,6 +18,7 @@ from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.fit.solve_phase import solve_phase
 from tf_finetune.fit.steps import step_of
+from tf_finetune.kept import views_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 from tf_finetune.optim.carry import State
@@ -43,6 +44,7 @@ def run_phase(
     if middle:
         middle.restore(task.network)
     network, store, body = task.network, setup.store, None
+    views = views_of(setup, config)
     if phase.train == "head" and frozen and task.one_vector:
         network, store = task.head, frozen.features(number)
         if number <= 1:  # of the pretrained backbone as it is
@@ -75,9 +77,10 @@ def run_phase(
             splits["train"],
             splits["validation"],
             dataclasses.replace(fit, seed=seed),
-            # Features of the frozen backbone are those of the rows as they are.
-            None if network is task.head else setup.inputs.noise,
+            # What is kept is of rows as they are, or of changed versions of them.
+            setup.inputs.noise if network is task.network else None,
             begin=(middle.epoch, middle.batch) if middle else (0, 0),
+            version=views.of_epoch if views and network is not task.network else None,
         )
         with frozen_dropout_off(groups), recomputed_blocks(groups, fit.gradient_checkpointing):
             return fit_phase(

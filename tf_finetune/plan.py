@@ -26,12 +26,12 @@ from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.planned_cuts import Planned
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.steps import step_of, training_by
-from tf_finetune.kept import cuts_of_run
+from tf_finetune.fit_settings import FitConfig
+from tf_finetune.kept import cuts_of_run, kept_rows, views_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, frozen_dropout_off, set_trainable
 from tf_finetune.model.slicing import Cut, Suffix, key_of, run_prefixes
 from tf_finetune.preflight import fitting, share_gpu
-from tf_finetune.settings import FitConfig
 
 _FLOAT = 4
 # Two checkpoints and one that is being written: weights, two moments, and the best weights.
@@ -136,7 +136,7 @@ def _cost(
         suffix, body, arrays, rate = _on_cut(setup, fit, cut, inputs)
         whole, (first, step) = step, timed(suffix, arrays, body)
         kept = _kept(setup, config, planned, phase.epochs, arrays[0], rate, whole - step)
-    everything = sum(map(len, setup.prepared.splits.values()))
+    everything = len(kept_rows(setup, views_of(setup, config))[0])
     seeds = fit.probe_seeds if phase is setup.phases[0] else 1
     updates = per_epoch * phase.epochs * seeds
     return {
@@ -217,7 +217,8 @@ def _kept(
     """Of a phase whose steps are so many seconds faster on a cut."""
     assert planned.cut
     splits, fit = setup.prepared.splits, config.fit
-    lengths = setup.store.lengths[np.concatenate([splits["train"], splits["validation"]])]
+    views = views_of(setup, config)
+    lengths = (views or setup.store).lengths[kept_rows(setup, views)[1]]
     total = 0
     for name, array in arrays.items():
         if name in planned.cut.passed:

@@ -9,8 +9,8 @@ from tests.pictures import arrays_of_pictures
 from tests.tiny_pictures import tiny_image_task
 from tf_finetune.fit.cutmix import Patches, draw_patches
 from tf_finetune.fit.steps import Step, step_of, training_by
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model import heads
-from tf_finetune.settings import FitConfig
 
 PIXELS, LABELS = arrays_of_pictures(2, 4, (32, 32))
 WEIGHTS = np.linspace(0.5, 2.0, 8).astype("float32")

@@ -6,7 +6,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.fit.examples import balanced_weights, examples_of_rows
 from tf_finetune.fit.feature_cache import FeatureStore
-from tf_finetune.settings import FitConfig
+from tf_finetune.fit_settings import FitConfig
 
 RANDOM = np.random.default_rng(0)
 STORE = FeatureStore(RANDOM.normal(size=(40, 4)).astype("float32"))

@@ -14,9 +14,9 @@ from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import FeatureStore, at_rows, outputs_of
 from tf_finetune.fit.loop import adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
-from tf_finetune.settings import FitConfig
 
 ROWS = np.arange(64)
 

@@ -4,7 +4,7 @@ import pytest
 
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.fit.phases import phases_of, repeated
-from tf_finetune.settings import FitConfig
+from tf_finetune.fit_settings import FitConfig
 
 
 def config(phases):

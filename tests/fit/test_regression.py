@@ -10,8 +10,8 @@ from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
 from tf_finetune.fit.loop import adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model.blocks import layer_groups
-from tf_finetune.settings import FitConfig
 
 ROWS = np.arange(64)
 FEATURES = FeatureStore(np.random.default_rng(0).normal(size=(64, 16)).astype("float32"))

@@ -14,10 +14,10 @@ from tf_finetune.fit.feature_cache import FeatureStore
 from tf_finetune.fit.loop import adamw_of, fit_phase
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
 from tf_finetune.plan import plan
-from tf_finetune.settings import FitConfig
 from tf_finetune.train import fine_tune
 
 RANDOM = np.random.default_rng(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,9 +49,19 @@ class TokenNoise:
             batch: as `TokenStore.batch` gives it; stays as it is.
             generator: which decides everything that is random.
         """
+        return self._changed(batch, itertools.repeat(generator))
+
+    def each(self, batch: dict[str, np.ndarray], seeds: Sequence[int]) -> dict[str, np.ndarray]:
+        """The same, of which each row's changes follow from a seed of its own."""
+        return self._changed(batch, map(np.random.default_rng, seeds))
+
+    def _changed(
+        self, batch: dict[str, np.ndarray], generators: Iterable[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
         changed = {key: np.zeros_like(values) for key, values in batch.items()}
         changed["token_ids"][:] = self.padding
-        for row, size in enumerate(batch[_MASK].sum(axis=1).tolist()):
+        sizes = batch[_MASK].sum(axis=1).tolist()
+        for row, (size, generator) in enumerate(zip(sizes, generators, strict=False)):
             order = self._order(batch["token_ids"][row, :size], generator)
             for key, values in batch.items():
                 changed[key][row, : order.size] = values[row, order]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,14 @@ from tf_finetune.data.sampling import balanced_sample
 _RUN = 50
 
 
-Noise = Callable[[Any, np.random.Generator], Any]
+class Noise(Protocol):
+    """Changes batches of rows at random; what it is given stays as it is."""
+
+    def __call__(self, batch: Any, generator: np.random.Generator) -> Any:
+        """The changed batch, which the generator decides."""
+
+    def each(self, batch: Any, seeds: Sequence[int]) -> Any:
+        """The changed batch, in which the change of a row follows from its own seed alone."""
 
 
 class Store(Protocol):
@@ -78,6 +85,7 @@ def training_dataset(
     first_epoch: int = 0,
     first_batch: int = 0,
     noise: Noise | None = None,
+    version: Callable[[np.ndarray, int], np.ndarray] | None = None,
     balanced: bool = False,
 ) -> tf.data.Dataset:
     """Endless (inputs, labels) batches, epoch after epoch, each in its own order.
@@ -92,6 +100,7 @@ def training_dataset(
         first_batch: of that epoch, the batch to begin with.
         noise: changes each batch; what it does follows from the seed, the epoch and the
             batch's number in it.
+        version: from some rows and an epoch to the rows of the store that stand for them.
         balanced: all classes come equally often, as by `balanced_sample`.
     """
     lengths, classes = store.lengths[rows], labels[rows] if balanced else None
@@ -105,7 +114,7 @@ def training_dataset(
 
     def make(planned: tuple[int, int, np.ndarray]) -> tuple[Any, np.ndarray]:
         epoch, number, batch = planned
-        inputs = store.batch(batch)
+        inputs = store.batch(version(batch, epoch) if version else batch)
         if noise:
             inputs = noise(inputs, np.random.default_rng([seed, epoch, number]))
         return inputs, labels[batch]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ import tensorflow as tf
 from tf_finetune.data.pipeline import Noise, Store, evaluation_dataset, training_dataset
 from tf_finetune.errors import UserError
 from tf_finetune.fit.steps import evaluating
-from tf_finetune.settings import FitConfig
+from tf_finetune.fit_settings import FitConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -43,6 +44,7 @@ def examples_of_rows(
     fit: FitConfig,
     noise: Noise | None = None,
     begin: tuple[int, int] = (0, 0),
+    version: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> Examples:
     """Rows of a run, in endless batches whose order follows from the seed and the epoch.
 
@@ -54,6 +56,7 @@ def examples_of_rows(
         fit: batch sizes, seed, sampling and class weights.
         noise: for the rows to train on.
         begin: the epoch and the batch of it that come first, counted from 0.
+        version: of the rows to train on, as in `training_dataset`.
     """
     steps = math.ceil(len(train) / fit.global_batch)
     batches = training_dataset(
@@ -65,6 +68,7 @@ def examples_of_rows(
         first_epoch=begin[0],
         first_batch=begin[1],
         noise=noise,
+        version=version,
         balanced=fit.sampling == "balanced",
     )
     given = {"x": batches, "steps_per_epoch": steps, "shuffle": False}  # in their own order

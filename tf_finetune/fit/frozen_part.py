@@ -57,7 +57,8 @@ class FrozenPart:
         planned: by `plan_cuts`.
         phases: as given there.
         store: of the rows' inputs.
-        splits: the rows of each; activations are kept of `train` and `validation`.
+        rows: of which features are needed.
+        kept: of these, those of which activations are kept.
         encoder: from inputs to what the head trains on.
         keeping: how.
         say: where lines for people go.
@@ -69,15 +70,15 @@ class FrozenPart:
         planned: Sequence[Planned],
         phases: Sequence[Phase],
         store: Store,
-        splits: dict[str, np.ndarray],
+        rows: np.ndarray,
+        kept: np.ndarray,
         encoder: keras.Model,
         keeping: Keeping,
         say: Callable[[str], None],
     ) -> None:
         self._groups, self._planned, self._phases = groups, planned, phases
         self._store, self._encoder, self._keeping, self._say = store, encoder, keeping, say
-        self._all = np.concatenate(list(splits.values()))
-        self._kept = np.concatenate([splits["train"], splits["validation"]])
+        self._all, self._kept = rows, kept
         self._is_kept = np.zeros(len(store.lengths), bool)
         self._is_kept[self._kept] = True
 

@@ -22,6 +22,7 @@ from tf_finetune.fit.seeds import Seeds
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.fit.steps import KERAS, Step, training_by
 from tf_finetune.fit.watching import watching
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.freezing import count_parameters
 from tf_finetune.model.slicing import Suffix
@@ -29,7 +30,6 @@ from tf_finetune.optim.carry import State, carried_into, state_of
 from tf_finetune.optim.l2_sp import Anchors
 from tf_finetune.optim.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.optim.schedules import rate_schedule
-from tf_finetune.settings import FitConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

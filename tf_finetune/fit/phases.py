@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.settings import FitConfig
+from tf_finetune.fit_settings import FitConfig
 
 # Full fine-tuning on few rows fails for want of updates more than for want of rows: Mosbach
 # et al. 2021 (arXiv:2006.04884) train for 20 epochs, Zhang et al. 2021 (arXiv:2006.05987)

@@ -48,6 +48,7 @@ def plan_cuts(
     *,
     first: int = 0,
     features: bool = True,
+    views: int = 1,
 ) -> list[Planned]:
     """Decides for each phase of a run; `trainable` is then that of the last.
 
@@ -62,6 +63,7 @@ def plan_cuts(
         tokens: of a row, on average.
         first: of these, the place of the one with which training begins.
         features: phases that train the head alone have features of their own.
+        views: versions of each row, which all are run through the frozen part.
     """
     try:
         steps = steps_of(groups.model)
@@ -92,7 +94,8 @@ def plan_cuts(
         ]
         planned.made_by = min(hosts, default=i)
         planned.alone = planned.made_by == i
-        times = phase.epochs - planned.alone  # its own pass takes as long as an epoch's
+        # Its own pass over each version takes as long as an epoch's.
+        times = phase.epochs - planned.alone * views
         why_not = _does_not_pay(planned, times, phase.epochs, tokens, whole)
         if why_not:
             planned.cut, planned.why_not = None, why_not
@@ -105,7 +108,7 @@ def _does_not_pay(planned: Planned, times: int, epochs: int, tokens: float, whol
     if planned.share < _SHARE:
         return f"only {planned.share:.0%} of the multiplications are in its frozen part"
     if times < 1:
-        return "one epoch computes it once"
+        return "one epoch computes it once" if epochs == 1 else "there are as many views as epochs"
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     bytes_of_row = planned.cut.row_bytes(tokens)
     if planned.share * whole * times < _A_BYTE[device] * (epochs + 1) * bytes_of_row:

@@ -19,9 +19,9 @@ from tf_finetune.fit.loop import PhaseResult, summary
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.solver import PENALTIES, solutions
 from tf_finetune.fit.watching import best_of
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model.freezing import count_parameters
 from tf_finetune.model.headed import HeadedTask
-from tf_finetune.settings import FitConfig
 
 
 def solve_phase(

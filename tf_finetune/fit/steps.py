@@ -20,9 +20,9 @@ from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, t
 from tf_finetune.fit.r_drop import Disagreement
 from tf_finetune.fit.replicas import count_of, replicated, summed
 from tf_finetune.fit.step_checks import check_step
+from tf_finetune.fit_settings import FitConfig
 from tf_finetune.model.freezing import drops
 from tf_finetune.model.headed import HeadedTask
-from tf_finetune.settings import FitConfig
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, frozen=True)

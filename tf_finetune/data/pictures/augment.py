@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -66,7 +66,10 @@ class PictureNoise:
             generator: which decides everything that is random: a picture's changes follow
                 from its state and the picture's place in the batch.
         """
-        seeds = generator.integers(2**63, size=len(batch)).tolist()
+        return self.each(batch, generator.integers(2**63, size=len(batch)).tolist())
+
+    def each(self, batch: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """The same, of which each picture's changes follow from a seed of its own."""
         changed = in_order(self._change, zip(batch, seeds, strict=True))
         return np.stack(list(changed)) if len(batch) else batch
 
