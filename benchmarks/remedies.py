@@ -29,17 +29,17 @@ from tf_finetune.overrides import override
 from tf_finetune.recipe import load_recipe
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"
-# By name: what each sets. The default comes first, then the other recipes, then single
-# remedies on top of the default.
+# By name: what each sets. The default comes first, then the other recipes, of which those
+# that tune end where training ends, then single remedies on top of the default.
 RECIPES: dict[str, tuple[str, ...]] = {
     "probe_then_tune": (),
-    "full": ("phases=full",),
+    "no_interpolation": ("fit.interpolate=False",),
+    "full": ("phases=full", "fit.interpolate=False"),
     "probe": ("phases=probe",),
     "probe_lbfgs": ("phases=probe", "fit.probe_solver=lbfgs"),
-    "gradual": ("phases=gradual",),
+    "gradual": ("phases=gradual", "fit.interpolate=False"),
     "lora": ("phases=lora",),
     "layer_decay": ("fit.layer_decay=0.8",),
-    "interpolate": ("fit.interpolate=True",),
     "l2_sp": ("fit.l2_sp=30",),
     "ema": ("fit.ema=0.99",),
     "mixup": ("fit.mixup=0.4",),
@@ -56,7 +56,8 @@ def recipe(name: str, rows: int, seed: int) -> FineTuneConfig:
     config = load_recipe(CONFIG)
     config.data.limit = rows
     config.data.seed = config.fit.seed = seed
-    config.results.export = config.results.probe_baseline = False
+    results = config.results
+    results.export = results.probe_baseline = results.label_audit = results.drift = False
     if 0 < rows <= _FEW:
         config.data.validation = "0.03"
     return override(config, [f"--config.{setting}" for setting in RECIPES[name]])[0]
@@ -96,7 +97,9 @@ def main() -> None:
     """Reads the command line, runs what is not recorded yet and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="64,256,1024,0", help="training rows; 0 means all")
-    parser.add_argument("--recipes", default="full,probe,probe_then_tune,gradual,lora")
+    parser.add_argument(
+        "--recipes", default="probe_then_tune,no_interpolation,full,probe,gradual,lora"
+    )
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--choose", action="store_true", help="show validation, not test")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/remedies.jsonl"))

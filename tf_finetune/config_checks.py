@@ -116,19 +116,13 @@ def check_values(config: FineTuneConfig) -> None:
     at_least("config.tune.minutes", config.tune.minutes, 0)
     trained = _trained(config)
     tunes = set(trained) != {"head"} and "lora" not in trained
-    if fit.interpolate and not tunes:
-        raise UserError(
-            "config.fit.interpolate goes from the weights before tuning to those after it; it "
-            "needs a phase that trains more than the head, and none that trains lora. Set it to "
-            "False, or choose other phases."
-        )
     if fit.l2_sp and not tunes:
         raise UserError(
             f"config.fit.l2_sp is {fit.l2_sp:g}, which holds pretrained weights while they train; "
             "it needs a phase that trains more than the head, and none that trains lora. Set it to "
             "0, or choose other phases."
         )
-    _check_floor(config)
+    _check_floor(config, tunes)
     _check_balance(fit, model.task)
     _check_noise(config)
     if fit.gradient_checkpointing:
@@ -276,7 +270,7 @@ def _check_formats(config: FineTuneConfig) -> None:
         )
 
 
-def _check_floor(config: FineTuneConfig) -> None:
+def _check_floor(config: FineTuneConfig, tunes: bool) -> None:
     name, floor = "config.fit.retained_floor", config.fit.retained_floor
     at_least(name, floor, 0)
     if not floor:
@@ -286,6 +280,7 @@ def _check_floor(config: FineTuneConfig) -> None:
     for missing, setting, mend in (
         (not config.data.retained, "config.data.retained is empty", "name a file there"),
         (not config.fit.interpolate, "config.fit.interpolate is False", "set it to True"),
+        (not tunes, "no phase tunes pretrained weights by themselves", "choose other phases"),
     ):
         if missing:
             raise UserError(

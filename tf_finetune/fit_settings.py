@@ -60,7 +60,9 @@ class FitConfig:
             pass instead of keeping them: less memory, the same weights, more time.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
-        interpolate: end with the best weights between before and after tuning (WiSE-FT).
+        interpolate: after tuning go back towards the weights before it, as far as validation
+            becomes no worse, so that less is forgotten (WiSE-FT); where more than the head was
+            trained, and no adapters.
         retained_floor: least accuracy on `data.retained` of the weights that `interpolate`
             may choose, by single labels where a row has several; for regression the
             largest mean absolute error; 0 means any.
@@ -109,7 +111,7 @@ class FitConfig:
     save_every: int = 0
     gradient_checkpointing: bool = False
     precision: str = "auto"
-    interpolate: bool = False
+    interpolate: bool = True
     retained_floor: float = 0.0
     peer_timeout: float = 300.0
     cache: bool = True

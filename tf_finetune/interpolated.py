@@ -1,4 +1,4 @@
-"""The weights between those before tuning and those after it, and what each end retains."""
+"""Weights on the way back from those after tuning to those before it, and what they retain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tf_finetune.assemble import Setup
-from tf_finetune.config import FineTuneConfig
+from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.pipeline import evaluation_dataset
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
@@ -16,13 +16,19 @@ from tf_finetune.fit.objective import objective_of
 from tf_finetune.results.retention import FLOOR_MISSED, point
 
 
+def interpolates(config: FineTuneConfig, phases: Sequence[Phase]) -> bool:
+    """Whether a run goes back: where it tunes pretrained weights, and not by adapters."""
+    trained = {phase.train for phase in phases}
+    return config.fit.interpolate and bool(trained - {"head"}) and "lora" not in trained
+
+
 def interpolate_run(
     setup: Setup,
     config: FineTuneConfig,
     before: Sequence[np.ndarray],
     say: Callable[[str], None],
 ) -> Interpolation:
-    """Gives the network the best weights between those before tuning and its own."""
+    """Brings the network's weights back towards those before tuning, as `interpolate` does."""
     network, splits, fit = setup.task.network, setup.prepared.splits, config.fit
     objective = objective_of(setup.task, fit.label_smoothing)
     if not network.compiled:  # its phases have ended in a process before this one
@@ -63,6 +69,8 @@ def retained_scores(setup: Setup, config: FineTuneConfig) -> Scores:
 
 
 def _line(found: Interpolation) -> str:
-    best = f"interpolation: {found.share:.0%} of the way from the start to the tuned weights"
-    points = f" ({', '.join(map(point, found.sweep))})" if "retained" in found.sweep[0] else ""
-    return f"{best} is best{points}"
+    points = ", ".join(map(point, found.sweep))
+    return (
+        f"interpolation: the weights are {found.share:.0%} of the way from those before tuning to "
+        f"those after it ({points})"
+    )

@@ -20,18 +20,38 @@ def value(model):
     return float(model.get_weights()[0][0, 0])
 
 
-def test_the_best_point_on_the_line_is_chosen(model):
-    found = interpolate(model, START, lambda: -abs(value(model) - 4.1))
+def test_the_last_point_that_is_no_worse_is_chosen(model):
+    # As good as at the end, 10, from 4 on.
+    found = interpolate(model, START, lambda: -abs(value(model) - 7.0) if value(model) < 4 else 0)
     assert found.share == 0.4
     assert value(model) == pytest.approx(4)
-    assert [row["share"] for row in found.sweep] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert found.sweep[1]["score"] == pytest.approx(-2.1)
+    assert [row["share"] for row in found.sweep] == [1.0, 0.8, 0.6, 0.4, 0.2]
+    assert found.sweep[-1]["score"] == pytest.approx(-5)
 
 
-def test_the_more_fine_tuned_of_equals_wins_and_is_bit_identical(model):
+@pytest.mark.parametrize("retained", [None, lambda: 0.0])
+def test_no_gap_is_jumped_over(model, retained):
+    scores = {10: 0.9, 8: 0.95, 6: 0.9, 4: 0.8, 2: 0.99, 0: 0.99}
+    found = interpolate(model, START, lambda: scores[round(value(model))], retained=retained)
+    assert found.share == 0.6
+    assert len(found.sweep) == (6 if retained else 4)
+
+
+def test_where_every_point_is_worse_the_end_stays_bit_identical(model):
     before = model.get_weights()
-    assert interpolate(model, START, lambda: 1.0, points=(0.3, 1, 0.6)).share == 1
+    assert interpolate(model, START, lambda: value(model), points=(0.3, 1, 0.6)).share == 1
     assert np.array_equal(model.get_weights()[0], before[0])
+
+
+def test_what_never_moved_stays_as_it_is_to_the_bit():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    end = np.array([[-0.0], [1e-40], [3.0]], "float32")
+    model.set_weights([end])
+    start = np.array([[-0.0], [1e-40], [1.0]], "float32")
+    assert interpolate(model, [start], lambda: 0.0, points=(0.5, 1.0)).share == 0.5
+    (found,) = model.get_weights()
+    assert found[:2].tobytes() == end[:2].tobytes()
+    assert found[2] == 2
 
 
 def test_the_floor_holds(model):
@@ -39,7 +59,8 @@ def test_the_floor_holds(model):
         model, START, lambda: value(model), retained=lambda: 10 - value(model), floor=5.0
     )
     assert found.share == 0.4
-    assert found.sweep[-1] == {"share": 1.0, "score": 10.0, "retained": 0.0}
+    assert found.sweep[0] == {"share": 1.0, "score": 10.0, "retained": 0.0}
+    assert len(found.sweep) == 6
 
 
 def test_where_no_point_reaches_the_floor_the_one_that_retains_most_is_taken(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -19,7 +20,8 @@ class Interpolation:
 
     Attributes:
         share: of the fine-tuned weights in the chosen ones.
-        sweep: for each share its score and, where asked for, what it retained.
+        sweep: for each share that was tried, descending, its score and, where asked for, what
+            it retained.
         floor_reached: by some point; if not, the chosen one retains most.
     """
 
@@ -37,21 +39,23 @@ def interpolate(
     retained: Callable[[], float] | None = None,
     floor: float | None = None,
 ) -> Interpolation:
-    """Gives a model the best weights on the line from `start` to those it has.
+    """Brings a model's weights back towards `start`, as far as its score becomes no worse.
 
-    WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903): such weights often keep more of
-    what the pretrained model could do, and are no worse at the task. What is not a
-    floating-point number, and what a step changed that is none of the weights, stays.
+    Weights on the line between those before fine-tuning and those after it often keep more of
+    what the pretrained model could do, and are no worse at the task (WiSE-FT, Wortsman et al.
+    2022, arXiv:2109.01903). From the fine-tuned end on, each point that scores as well as that
+    end is taken, up to the first that does not. What is not a floating-point number, and what
+    a step changed that is none of the weights, stays.
 
     Args:
         model: with its fine-tuned weights; ends with the chosen ones.
         start: `model.get_weights()` from before.
-        score: how good the model is now on validation data; the larger the better. The
-            larger share of fine-tuned weights wins between equals.
+        score: how good the model is now on validation data; the larger the better.
         points: shares of the fine-tuned weights to try.
-        retained: how good it is now at what it is not to forget.
-        floor: the least that `retained` may be. If it is less everywhere, the point
-            that retains most is chosen.
+        retained: how good it is now at what it is not to forget; then all points are tried.
+        floor: the least that `retained` may be: the largest share that reaches it takes the
+            place of the fine-tuned end. If it is less everywhere, the point that retains most
+            is chosen.
 
     Raises:
         UserError: for shares outside of 0 to 1, a floor without `retained`, or other
@@ -60,25 +64,31 @@ def interpolate(
     end = model.get_weights()
     _check(start, end, points, retained, floor)
     sweep: list[dict[str, float]] = []
-    for share in sorted(points):
+    for share in sorted(points, reverse=True):
         model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
         row = {"share": float(share), "score": float(score())}
         if retained:
             row["retained"] = float(retained())
         sweep.append(row)
+        if not retained and row["score"] < sweep[0]["score"]:
+            break
     reached = [row for row in sweep if floor is None or row["retained"] >= floor]
     # Where none does, the training is not thrown away.
     most = max(row.get("retained", 0.0) for row in sweep)
     allowed = reached or [row for row in sweep if row["retained"] == most]
-    best = max(allowed, key=lambda row: (row["score"], row["share"]))
-    model.set_weights([_between(a, b, best["share"]) for a, b in zip(start, end, strict=True)])
-    return Interpolation(share=best["share"], sweep=sweep, floor_reached=bool(reached))
+    as_good = itertools.takewhile(lambda row: row["score"] >= allowed[0]["score"], allowed)
+    share = [row["share"] for row in as_good][-1]
+    model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
+    return Interpolation(share=share, sweep=sweep, floor_reached=bool(reached))
 
 
 def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
     if share == 1 or not np.issubdtype(end.dtype, np.floating):
         return end
-    return start if share == 0 else start + share * (end - start)
+    if share == 0:
+        return start
+    # What never moved stays as it is to the bit, a negative zero too.
+    return np.where(start == end, end, start + share * (end - start))
 
 
 def _check(
