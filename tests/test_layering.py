@@ -25,6 +25,7 @@ ROOMS = (
     "data_checks",
     "config_checks",
     "settings",
+    "fit_settings",
     "config",
     "recipe",
     "overrides",

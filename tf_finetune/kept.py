@@ -43,8 +43,8 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
         whole = ("all", "head")
         return [Planned(why_not="" if p.train in whole else reason) for p in phases]
     first = 0 if setup.baseline else 1
-    how = {"first": first, "features": task.one_vector, "views": views.views if views else 1}
-    return plan_cuts(groups, phases, tokens, **how)
+    versions = views.views if views else 1
+    return plan_cuts(groups, phases, tokens, first=first, features=task.one_vector, views=versions)
 
 
 def views_of(setup: Setup, config: FineTuneConfig) -> ViewStore | None:
