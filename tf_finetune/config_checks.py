@@ -207,10 +207,12 @@ def _check_noise(config: FineTuneConfig) -> None:
     views, defaults = config.fit.cache_views, type(config.data)()
     at_least("config.fit.cache_views", views, 0)
     noisy = any(getattr(config.data, f) != getattr(defaults, f) for f in (*NOISE, *_AUGMENTATION))
-    solved = config.fit.probe_solver == "lbfgs" and set(_trained(config)) == {"head"}
+    trained = set(_trained(config))
+    solved = config.fit.probe_solver == "lbfgs" and trained == {"head"}
     for missing, why in (
         (not noisy, "nothing in config.data changes them"),
         (not config.fit.cache, "config.fit.cache is False"),
+        (trained == {"all"}, "no phase leaves anything frozen"),
         (solved, "config.fit.probe_solver=lbfgs solves for the rows as they are"),
     ):
         if views and missing:
@@ -218,7 +220,7 @@ def _check_noise(config: FineTuneConfig) -> None:
                 f"config.fit.cache_views is {views}, which keeps changed versions of the training "
                 f"rows, but {why}. Set it to 0, or change that."
             )
-    if not config.fit.cache or set(_trained(config)) != {"head"}:
+    if not config.fit.cache or trained != {"head"}:
         return
     if config.fit.cutmix:
         raise UserError(

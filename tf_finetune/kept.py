@@ -83,8 +83,6 @@ def frozen_part(
     # Of the model's settings dropout alone changes nothing below the head.
     model, views = dataclasses.replace(config.model, dropout=0.0), views_of(setup, config)
     changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
-    if views:
-        say(f"{views.views} changed versions of each training row are kept in its place")
     keeping = Keeping(
         folder=folder,
         inputs=f"{setup.prepared.digest} {setup.inputs.size} {model} {changed}",

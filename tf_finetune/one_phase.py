@@ -53,6 +53,9 @@ def run_phase(
         before = middle.facts.get("cut", False) if middle else None
         found = frozen.of_phase(number, mixes=fit.mixup > 0, before=before)
         store, network, body = found or (store, network, None)
+    views = None if network is task.network else views
+    if views:
+        say(f"phase {phase.name}: epochs take turns at {views.views} changed versions of each row")
     kept = 0.0 if network is task.network or not frozen else frozen.share(number)
     if network is task.head and fit.probe_solver == "lbfgs":
         result = solve_phase(
@@ -80,7 +83,7 @@ def run_phase(
             # What is kept is of rows as they are, or of changed versions of them.
             setup.inputs.noise if network is task.network else None,
             begin=(middle.epoch, middle.batch) if middle else (0, 0),
-            version=views.of_epoch if views and network is not task.network else None,
+            version=views.of_epoch if views else None,
         )
         with frozen_dropout_off(groups), recomputed_blocks(groups, fit.gradient_checkpointing):
             return fit_phase(
