@@ -199,3 +199,18 @@ def test_lines_of_a_file_are_dated_as_they_come(benchmark, tmp_path: Path) -> No
     seconds, came = benchmark("speed").timed([sys.executable, "-c", code, str(file)], file)
     assert len(came) == 2
     assert 0 < came[0] < came[1] <= seconds
+
+
+def test_of_the_plain_recipe_on_pictures_what_had_ended_in_our_time_counts(benchmark) -> None:
+    epochs = [
+        {"seconds": 10.0, "validation": 0.5, "test": 0.4},
+        {"seconds": 20.0, "validation": 0.7, "test": 0.6},
+        {"seconds": 60.0, "validation": 0.7, "test": 0.9},
+        {"seconds": 90.0, "validation": 0.8, "test": 0.7},
+    ]
+    module = benchmark("images")
+    assert module.best(epochs[:3])["test"] == 0.6
+    cells = module.line("x", [({"test": 0.8, "seconds": 30.0}, {"epochs": epochs})]).split(" | ")
+    assert cells == ["| x", "0.800", "30", "0.700", "90", "0.600", "3.00 |"]
+    (early,) = [module.line("x", [({"test": 0.8, "seconds": 5.0}, {"epochs": epochs})])]
+    assert " | 0.400 | 18.00 |" in early

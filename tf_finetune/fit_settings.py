@@ -60,7 +60,7 @@ class FitConfig:
             pass instead of keeping them: less memory, the same weights, more time.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
-        interpolate: after tuning go back towards the weights before it, as far as validation
+        interpolate: after tuning go back towards the weights before it, as long as validation
             becomes no worse, so that less is forgotten (WiSE-FT); where more than the head was
             trained, and no adapters.
         retained_floor: least accuracy on `data.retained` of the weights that `interpolate`

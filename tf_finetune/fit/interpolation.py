@@ -39,13 +39,14 @@ def interpolate(
     retained: Callable[[], float] | None = None,
     floor: float | None = None,
 ) -> Interpolation:
-    """Brings a model's weights back towards `start`, as far as its score becomes no worse.
+    """Brings a model's weights back towards `start`, as long as its score becomes no worse.
 
     Weights on the line between those before fine-tuning and those after it often keep more of
     what the pretrained model could do, and are no worse at the task (WiSE-FT, Wortsman et al.
-    2022, arXiv:2109.01903). From the fine-tuned end on, each point that scores as well as that
-    end is taken, up to the first that does not. What is not a floating-point number, and what
-    a step changed that is none of the weights, stays.
+    2022, arXiv:2109.01903). From the fine-tuned end on a point is taken that scores no worse than
+    all before it, up to the first that does not: the best, and of equals the nearest to the
+    start. What is not a floating-point number, and what a step changed that is none of the
+    weights, stays.
 
     Args:
         model: with its fine-tuned weights; ends with the chosen ones.
@@ -70,14 +71,16 @@ def interpolate(
         if retained:
             row["retained"] = float(retained())
         sweep.append(row)
-        if not retained and row["score"] < sweep[0]["score"]:
+        if not retained and row["score"] < max(before["score"] for before in sweep):
             break
     reached = [row for row in sweep if floor is None or row["retained"] >= floor]
     # Where none does, the training is not thrown away.
     most = max(row.get("retained", 0.0) for row in sweep)
     allowed = reached or [row for row in sweep if row["retained"] == most]
-    as_good = itertools.takewhile(lambda row: row["score"] >= allowed[0]["score"], allowed)
-    share = [row["share"] for row in as_good][-1]
+    no_worse = itertools.takewhile(
+        lambda two: two[0]["score"] <= two[1]["score"], itertools.pairwise(allowed)
+    )
+    share = [allowed[0]["share"], *(row["share"] for _, row in no_worse)][-1]
     model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
     return Interpolation(share=share, sweep=sweep, floor_reached=bool(reached))
 

@@ -71,7 +71,7 @@ def _chosen(line: Mapping[str, Any], config: FineTuneConfig) -> str:
     if not line["floor_reached"]:
         return f"which retain most, though less than the floor of {floor:g}"
     among = f" among those with {floor:g} or better on the retained rows" if floor else ""
-    return f"nearest to the former without being worse on validation{among}"
+    return f"the best on validation{among} on the way back to the former"
 
 
 def _history(rows: Sequence[Mapping[str, Any]]) -> str:
