@@ -35,7 +35,7 @@ from tf_finetune.recipe import load_recipe
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
 # By name: what our recipe is told, and the peer.
-WORK = {
+WORK: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "whole": ((), ("--head=10", "--all=10")),
     "head": (
         ("phases=probe", "fit.probe_epochs=10", "data.augment=none", "data.flip=False"),

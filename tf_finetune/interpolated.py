@@ -7,19 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tf_finetune.assemble import Setup
-from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.pipeline import evaluation_dataset
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation, interpolate
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.results.retention import FLOOR_MISSED, point
-
-
-def interpolates(config: FineTuneConfig, phases: Sequence[Phase]) -> bool:
-    """Whether a run goes back: where it tunes pretrained weights, and not by adapters."""
-    trained = {phase.train for phase in phases}
-    return config.fit.interpolate and bool(trained - {"head"}) and "lora" not in trained
 
 
 def interpolate_run(

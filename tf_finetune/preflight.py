@@ -26,6 +26,7 @@ from tf_finetune.assemble import Setup, task_of
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
+from tf_finetune.fit.interpolation import interpolates
 from tf_finetune.fit.loop import compile_phase, run_adamw
 from tf_finetune.fit.memory import free_bytes, picture_update_bytes, update_bytes, used_bytes
 from tf_finetune.fit.objective import objective_of
@@ -234,6 +235,8 @@ def _try(folder: Path, rows: int) -> None:
     groups = layer_groups(network, task.backbone)
     anchors = anchors_of(groups, [phase], fit.l2_sp) if phase.train != "head" else []
     set_trainable(groups, phase.train, phase.batch_norm)
+    # A run holds them meanwhile, to go back towards them; so does this process.
+    before = network.get_weights() if interpolates(fit, phases) else []
     fit = dataclasses.replace(fit, micro_batch=0 if rows == fit.global_batch else rows)
     with (
         precision.computing_in(job["precision"], task.backbone),
@@ -247,6 +250,7 @@ def _try(folder: Path, rows: int) -> None:
             network.train_on_batch(tf.nest.map_structure(lambda v: v[batch], x), y[batch])
         network.predict_on_batch(tf.nest.map_structure(lambda v: v[: fit.eval_batch], x))
     (folder / "peak.json").write_text(json.dumps(used_bytes(name="VmHWM")))
+    del before
 
 
 def _mends(config: FineTuneConfig, setup: Setup, free: int | None) -> str:

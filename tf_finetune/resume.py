@@ -21,9 +21,9 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.finished import versions
 from tf_finetune.fit.audit import may_change
+from tf_finetune.fit.interpolation import interpolates
 from tf_finetune.fit.resuming import Middle, Saving
 from tf_finetune.fit.strategy import is_chief, told_by_chief
-from tf_finetune.interpolated import interpolates
 from tf_finetune.preflight import fitting_replicas
 from tf_finetune.run_state import RunState, packed, unpacked
 from tf_finetune.stopping import Stop
@@ -76,7 +76,7 @@ class Ongoing:
         self._ready = time.perf_counter()
         self._moving: set[int] = set()  # places in the network's variables
         # What interpolation may begin from.
-        self._start = self._network.get_weights() if interpolates(config, setup.phases) else []
+        self._start = self._network.get_weights() if interpolates(config.fit, setup.phases) else []
         same = {"data": setup.prepared.digest, "weights": digest(self._network)}
         self.state, self.resumed = RunState(same=same, made=made), 0
         middle = self._go_on(found, same, made, say) if found else None

@@ -21,9 +21,10 @@ from tf_finetune.exports import every_format
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
+from tf_finetune.fit.interpolation import interpolates
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.strategy import told_by_chief
-from tf_finetune.interpolated import interpolate_run, interpolates, retained_scores
+from tf_finetune.interpolated import interpolate_run, retained_scores
 from tf_finetune.kept import frozen_part
 from tf_finetune.model.freezing import lora_layers
 from tf_finetune.model.lora import merge_lora, save_adapter
@@ -186,9 +187,10 @@ def _train(
     for number, phase in enumerate(setup.phases, 1):
         if number <= len(state.results):
             continue
-        if phase.train != "head" and state.before is None and interpolates(config, setup.phases):
+        tunes = phase.train != "head"
+        if tunes and state.before is None and interpolates(config.fit, setup.phases):
             ongoing.mark_before()
-        if phase.train != "head" and config.data.retained and not state.untuned:
+        if tunes and config.data.retained and not state.untuned:
             state.untuned = state.probe or retained_scores(setup, config)
         came = run_phase(setup, config, phase, number, run, state.optimizer, say, saving, frozen)
         state.results.append(came[0])

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
+from tf_finetune.fit_settings import FitConfig
 
 POINTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -28,6 +30,12 @@ class Interpolation:
     share: float
     sweep: list[dict[str, float]]
     floor_reached: bool = True
+
+
+def interpolates(fit: FitConfig, phases: Sequence[Phase]) -> bool:
+    """Whether a run goes back: where it tunes pretrained weights, and not by adapters."""
+    trained = {phase.train for phase in phases}
+    return fit.interpolate and bool(trained - {"head"}) and "lora" not in trained
 
 
 def interpolate(
