@@ -33,12 +33,13 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"
 # that tune end where training ends, then single remedies on top of the default.
 RECIPES: dict[str, tuple[str, ...]] = {
     "probe_then_tune": (),
-    "no_interpolation": ("fit.interpolate=False",),
-    "full": ("phases=full", "fit.interpolate=False"),
+    "no_interpolation": ("fit.interpolate=1",),
+    "full": ("phases=full", "fit.interpolate=1"),
     "probe": ("phases=probe",),
     "probe_lbfgs": ("phases=probe", "fit.probe_solver=lbfgs"),
-    "gradual": ("phases=gradual", "fit.interpolate=False"),
+    "gradual": ("phases=gradual", "fit.interpolate=1"),
     "lora": ("phases=lora",),
+    "interpolate": ("fit.interpolate=0",),
     "layer_decay": ("fit.layer_decay=0.8",),
     "l2_sp": ("fit.l2_sp=30",),
     "ema": ("fit.ema=0.99",),

@@ -35,7 +35,7 @@ def config_for(file: Path, **changes: Any) -> FineTuneConfig:
     config.data.validation = config.data.test = "0.2"
     config.model.preset, config.model.sequence_length = str(file), 16
     config.fit.epochs, config.fit.probe_epochs, config.fit.global_batch = 1, 2, 16
-    config.fit.precision, config.fit.interpolate = "float32", False
+    config.fit.precision, config.fit.interpolate = "float32", 1.0
     config.results.bootstrap, config.results.export = 100, False
     for name, value in changes.items():
         sections = (config.fit, config.data, config.model, config.results, config)

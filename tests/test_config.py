@@ -65,6 +65,9 @@ def test_defaults_are_valid() -> None:
         ("model.pooling", "cls", 'config.model.pooling is "cls"; allowed: first, mean, max'),
         ("model.preset", "", "config.model.preset is empty"),
         ("model.dropout", 1.0, "config.model.dropout is 1.0"),
+        ("fit.interpolate", 1.5, "config.fit.interpolate is 1.5; it must be from 0 to 1"),
+        ("fit.interpolate", float("nan"), "config.fit.interpolate is nan"),
+        ("fit.interpolate", True, "config.fit.interpolate is True; it must be a number"),
         ("model.dropout", float("nan"), "config.model.dropout is nan"),
         ("model.sequence_length", -1, "config.model.sequence_length is -1"),
         ("fit.steps_per_execution", 0, "steps_per_execution is 0; it must be at least 1"),
@@ -149,10 +152,10 @@ def test_settings_that_exclude_each_other() -> None:
     with pytest.raises(UserError, match=r"label_smoothing has no meaning for regression"):
         smooth.validate()
     floor = changed("fit.retained_floor", 0.8)
-    floor.data.retained, floor.fit.interpolate = "old.csv", False
-    with pytest.raises(UserError, match=r"floor is 0.8, but config.fit.interpolate is False"):
+    floor.data.retained = "old.csv"
+    with pytest.raises(UserError, match=r"floor is 0.8, but config.fit.interpolate is 0.8"):
         floor.validate()
-    floor.fit.interpolate = True
+    floor.fit.interpolate = 0.0
     floor.validate()
     classes = changed("model.task", "regression")
     classes.data.classes = ("a", "b")

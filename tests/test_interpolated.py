@@ -59,7 +59,7 @@ def accuracy(model, file):
 def swept(preset, retained, tmp_path_factory):
     said = []
     folder = tmp_path_factory.mktemp("swept") / "run"
-    config = settings(preset, retained, interpolate=True)
+    config = settings(preset, retained, interpolate=0.0)
     return train(config, folder, say=said.append), said
 
 
@@ -99,7 +99,7 @@ def test_the_floor_decides_between_the_points(swept, preset, retained, tmp_path)
     free = swept[0].metrics["interpolation"]
     floor = max(row["retained"] for row in free["sweep"])
     assert free["sweep"][0]["retained"] < floor
-    config = settings(preset, retained, interpolate=True, retained_floor=round(floor, 6))
+    config = settings(preset, retained, interpolate=0.0, retained_floor=round(floor, 6))
     result = train(config, tmp_path / "run")
     line = result.metrics["interpolation"]
     assert line["sweep"] == free["sweep"]
@@ -112,7 +112,7 @@ def test_the_floor_decides_between_the_points(swept, preset, retained, tmp_path)
 def test_where_no_point_reaches_the_floor_what_retains_most_is_taken_and_said(
     preset, retained, tmp_path
 ):
-    config = settings(preset, retained, interpolate=True, retained_floor=1.0, epochs=1)
+    config = settings(preset, retained, interpolate=0.0, retained_floor=1.0, epochs=1)
     said: list[str] = []
     result = fine_tune(config, tmp_path / "run", runs.classes(), say=said.append)
     line = result.metrics["interpolation"]
@@ -154,7 +154,7 @@ def test_without_a_probe_before_is_the_model_as_tuning_begins(preset, retained, 
 
 
 def test_a_sweep_needs_no_training_rows(preset, tmp_path):
-    config = config_for(preset, interpolate=True)
+    config = config_for(preset, interpolate=0.0)
     setup = set_up(config, tmp_path / "cache", runs.classes(), say=lambda line: None)
     network = setup.task.network
     compile_phase(network, LayerwiseAdamW(1e-3), objective_of(setup.task, 0.0))
@@ -176,7 +176,7 @@ def test_for_regression_the_floor_is_the_largest_error(preset, tmp_path):
     with file.open("w", newline="") as out:
         rows = [(text, 1000.0 + 10 * len(text.split())) for text in texts]
         csv.writer(out).writerows([("text", "label"), *rows])
-    given = {"task": "regression", "interpolate": True, "retained": str(file), "epochs": 2}
+    given = {"task": "regression", "interpolate": 0.0, "retained": str(file), "epochs": 2}
     config = config_for(preset, retained_floor=1000.0, **given)
     card = train(config, tmp_path / "run", runs.numbers()).metrics
     shares = {row["share"]: -row["retained"] for row in card["interpolation"]["sweep"]}

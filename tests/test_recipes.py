@@ -9,7 +9,7 @@ import pytest
 from tests import runs
 from tests.runs import config_for
 from tf_finetune.assemble import set_up
-from tf_finetune.config import Phase
+from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.exports.load import load_model
 from tf_finetune.model import backbones
@@ -66,7 +66,7 @@ def test_an_adapter_holds_what_the_phases_around_it_trained(preset, tmp_path):
 
 
 def test_interpolation_ends_no_worse_on_validation(preset, tmp_path):
-    config = config_for(preset, learning_rate=3e-2, epochs=3, interpolate=True)
+    config = config_for(preset, learning_rate=3e-2, epochs=3, interpolate=0.0)
     result = train(config, tmp_path / "run")
     line = result.metrics["interpolation"]
     scores = {row["share"]: row["score"] for row in line["sweep"]}
@@ -76,11 +76,35 @@ def test_interpolation_ends_no_worse_on_validation(preset, tmp_path):
     assert "of the way from those before tuning" in (tmp_path / "run" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("share", [0.8, 0.3])
+def test_by_default_a_run_ends_a_part_of_the_way_back(preset, tmp_path, share):
+    """Its weights are so much of those of a run that does not, and the rest of its start."""
+    assert FineTuneConfig().fit.interpolate == 0.8
+    ends = {}
+    for name, given in (("tuned", 1.0), ("back", share)):
+        config = config_for(preset, learning_rate=1e-3, epochs=2, interpolate=given)
+        ends[name] = train(config, tmp_path / name)
+    line = ends["back"].metrics["interpolation"]
+    assert ends["tuned"].metrics["interpolation"] is None
+    assert [row["share"] for row in line["sweep"]] == [1.0, share]
+    rose = line["sweep"][1]["loss"] > line["sweep"][0]["loss"]
+    assert line["share"] == (1.0 if rose else share)
+    start = train(config_for(preset, phases="probe"), tmp_path / "start").model.get_weights()
+    for a, b, c in zip(
+        start, ends["tuned"].model.get_weights(), ends["back"].model.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(c, a + line["share"] * (b - a), atol=1e-6)
+    report = (tmp_path / "back" / "report.md").read_text()
+    why = "validation loss was higher" if rose else "where validation loss was no higher"
+    assert f"The weights are {line['share']:.0%} of the way" in report
+    assert why in report
+
+
 @pytest.mark.parametrize(
     "phases", ["probe", "lora", (Phase(train="head"),), (Phase(), Phase(train="lora"))]
 )
 def test_without_tuning_there_is_nothing_to_go_back_from(preset, phases, tmp_path):
-    config = config_for(preset, phases=phases, interpolate=True)
+    config = config_for(preset, phases=phases, interpolate=0.0)
     if phases in ("probe", "lora"):
         assert train(config, tmp_path / "run").metrics["interpolation"] is None
     with pytest.raises(UserError, match="no phase tunes pretrained weights by themselves"):

@@ -101,6 +101,8 @@ def check_values(config: FineTuneConfig) -> None:
     seed("config.fit.seed", fit.seed)
     for field in ("weight_decay", "l2_sp", "clip", "patience", "spike_guard", "r_drop"):
         at_least(f"config.fit.{field}", getattr(fit, field), 0)
+    if not 0 <= fit.interpolate <= 1:
+        raise UserError(f"config.fit.interpolate is {fit.interpolate}; it must be from 0 to 1.")
     at_least("config.fit.micro_batch", fit.micro_batch, -1)
     at_most_batch("config.fit.micro_batch", fit.micro_batch, fit.global_batch)
     _check_mixing(fit)
@@ -274,6 +276,7 @@ def _check_formats(config: FineTuneConfig) -> None:
 
 def _check_floor(config: FineTuneConfig, tunes: bool) -> None:
     name, floor = "config.fit.retained_floor", config.fit.retained_floor
+    given = config.fit.interpolate
     at_least(name, floor, 0)
     if not floor:
         return
@@ -281,7 +284,7 @@ def _check_floor(config: FineTuneConfig, tunes: bool) -> None:
         raise UserError(f"{name} is {floor:g}; an accuracy is at most 1.")
     for missing, setting, mend in (
         (not config.data.retained, "config.data.retained is empty", "name a file there"),
-        (not config.fit.interpolate, "config.fit.interpolate is False", "set it to True"),
+        (bool(given), f"config.fit.interpolate is {given:g}", "set it to 0"),
         (not tunes, "no phase tunes pretrained weights by themselves", "choose other phases"),
     ):
         if missing:

@@ -60,9 +60,10 @@ class FitConfig:
             pass instead of keeping them: less memory, the same weights, more time.
         precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
             processor multiplies it natively. Variables are always float32.
-        interpolate: after tuning go back towards the weights before it, as long as validation
-            becomes no worse, so that less is forgotten (WiSE-FT); where more than the head was
-            trained, and no adapters.
+        interpolate: share of the tuned weights in those that a run ends with, beside those
+            before tuning, so that less is forgotten (WiSE-FT); where more than the head was
+            trained, and no adapters, and where validation loss does not rise by it. 1 ends
+            with the tuned weights; 0 tries several shares, and takes the best on validation.
         retained_floor: least accuracy on `data.retained` of the weights that `interpolate`
             may choose, by single labels where a row has several; for regression the
             largest mean absolute error; 0 means any.
@@ -111,7 +112,7 @@ class FitConfig:
     save_every: int = 0
     gradient_checkpointing: bool = False
     precision: str = "auto"
-    interpolate: bool = True
+    interpolate: float = 0.8
     retained_floor: float = 0.0
     peer_timeout: float = 300.0
     cache: bool = True

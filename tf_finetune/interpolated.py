@@ -11,7 +11,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.pipeline import evaluation_dataset
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
-from tf_finetune.fit.interpolation import Interpolation, interpolate
+from tf_finetune.fit.interpolation import Interpolation, interpolate, step_back
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.results.retention import FLOOR_MISSED, point
 
@@ -22,7 +22,7 @@ def interpolate_run(
     before: Sequence[np.ndarray],
     say: Callable[[str], None],
 ) -> Interpolation:
-    """Brings the network's weights back towards those before tuning, as `interpolate` does."""
+    """Brings the network's weights back towards those before tuning, as `config` says."""
     network, splits, fit = setup.task.network, setup.prepared.splits, config.fit
     objective = objective_of(setup.task, fit.label_smoothing)
     if not network.compiled:  # its phases have ended in a process before this one
@@ -35,20 +35,34 @@ def interpolate_run(
         )
     floor, sign = fit.retained_floor, 1 if objective.mode == "max" else -1
 
-    def figure_on(split: str) -> Callable[[], float]:
+    def figures_on(split: str) -> Callable[[], dict[str, float]]:
         store, labels = setup.store, setup.labels
         rows = evaluation_dataset(store, labels, splits[split], batch_size=fit.eval_batch)
         examples = Examples(train={}, steps=0, size=0, validation=rows)
-        return lambda: sign * validation_figures(network, examples)[objective.monitor]
 
-    found = interpolate(
-        network,
-        before,
-        figure_on("validation"),
-        retained=figure_on("retained") if "retained" in splits else None,
-        # A little lower: Keras gives figures in float32, where 0.7 is less than 0.7.
-        floor=sign * floor - 1e-6 * max(1.0, floor) if floor else None,
-    )
+        def figures() -> dict[str, float]:
+            found = validation_figures(network, examples)
+            return {"score": sign * found[objective.monitor], "loss": found["val_loss"]}
+
+        return figures
+
+    validated = figures_on("validation")
+    retained = figures_on("retained") if "retained" in splits else None
+    if fit.interpolate:
+
+        def figures() -> dict[str, float]:
+            return validated() | ({"retained": retained()["score"]} if retained else {})
+
+        found = step_back(network, before, fit.interpolate, figures)
+    else:
+        found = interpolate(
+            network,
+            before,
+            lambda: validated()["score"],
+            retained=(lambda: retained()["score"]) if retained else None,
+            # A little lower: Keras gives figures in float32, where 0.7 is less than 0.7.
+            floor=sign * floor - 1e-6 * max(1.0, floor) if floor else None,
+        )
     say(_line(found))
     if not found.floor_reached:
         say(FLOOR_MISSED)

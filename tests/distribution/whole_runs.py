@@ -52,7 +52,7 @@ def tuned(strategy):
         layer_decay=0.8,
         l2_sp=0.01,
         ema=0.9,
-        interpolate=True,
+        interpolate=0.0,
         micro_batch=5,
         gradient_checkpointing=True,
         learning_rate=1e-3,

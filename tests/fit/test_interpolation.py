@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tf_finetune.errors import UserError
-from tf_finetune.fit.interpolation import interpolate
+from tf_finetune.fit.interpolation import interpolate, step_back
 
 
 @pytest.fixture
@@ -68,6 +68,29 @@ def test_where_no_point_reaches_the_floor_the_one_that_retains_most_is_taken(mod
     found = interpolate(model, START, lambda: value(model), **kept)
     assert (found.share, found.floor_reached, value(model)) == (0.0, False, 0.0)
     assert interpolate(model, START, lambda: 0.0).floor_reached
+
+
+@pytest.mark.parametrize("loss", [lambda x: x, lambda x: 1.0], ids=["lower", "the same"])
+def test_a_step_back_is_made_where_loss_does_not_rise(model, loss):
+    found = step_back(
+        model, START, 0.7, lambda: {"score": 0.5, "loss": loss(value(model)), "more": 2.0}
+    )
+    assert (found.share, value(model)) == (0.7, pytest.approx(7))
+    assert [row["share"] for row in found.sweep] == [1.0, 0.7]
+    assert found.sweep[1] == {
+        "share": 0.7,
+        "score": 0.5,
+        "loss": pytest.approx(loss(7.0)),
+        "more": 2.0,
+    }
+
+
+@pytest.mark.parametrize("loss", [lambda x: -x, lambda x: float("nan") if x < 9 else 0.0])
+def test_where_loss_rises_the_end_stays_bit_identical(model, loss):
+    before = model.get_weights()
+    found = step_back(model, START, 0.7, lambda: {"score": 0.5, "loss": loss(value(model))})
+    assert found.share == 1
+    assert np.array_equal(model.get_weights()[0], before[0])
 
 
 @pytest.mark.parametrize(

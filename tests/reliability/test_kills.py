@@ -50,7 +50,7 @@ RECIPES = {
         "--config.fit.mixup=0.3",
         "--config.fit.schedule=plateau",
         "--config.fit.micro_batch=5",
-        "--config.fit.interpolate=True",
+        "--config.fit.interpolate=0",
         "--config.results.probe_baseline=False",
     ],
     "beside a baseline": ["--config.phases=full", "--config.fit.l2_sp=0.1"],

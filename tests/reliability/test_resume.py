@@ -145,12 +145,13 @@ def test_the_end_is_the_same_bit_for_bit(
     assert card["resumed"] == len(moments)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7])
 def test_interpolation_and_retained_rows(
-    preset: Path, tmp_path: Path, run: Callable[..., list[str]]
+    preset: Path, tmp_path: Path, run: Callable[..., list[str]], share: float
 ) -> None:
     rows = "".join(f"bad film {i},neg\ngood plot {i},pos\n" for i in range(10))
     (tmp_path / "retained.csv").write_text(f"text,label\n{rows}")
-    config = config_of(preset, interpolate=True, retained=str(tmp_path / "retained.csv"))
+    config = config_of(preset, interpolate=share, retained=str(tmp_path / "retained.csv"))
     run("whole", config)
     run("killed", config, Moment(*BATCH, 16))
     assert went_on(run("killed", config, Moment(train, "interpolate_run", after=True))) != ""

@@ -18,12 +18,12 @@ POINTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Interpolation:
-    """What `interpolate` found.
+    """What `interpolate` or `step_back` found.
 
     Attributes:
         share: of the fine-tuned weights in the chosen ones.
         sweep: for each share that was tried, descending, its score and, where asked for, what
-            it retained.
+            it retained; of `step_back` also its loss.
         floor_reached: by some point; if not, the chosen one retains most.
     """
 
@@ -35,7 +35,37 @@ class Interpolation:
 def interpolates(fit: FitConfig, phases: Sequence[Phase]) -> bool:
     """Whether a run goes back: where it tunes pretrained weights, and not by adapters."""
     trained = {phase.train for phase in phases}
-    return fit.interpolate and bool(trained - {"head"}) and "lora" not in trained
+    return fit.interpolate < 1 and bool(trained - {"head"}) and "lora" not in trained
+
+
+def step_back(
+    model: keras.Model,
+    start: Sequence[np.ndarray],
+    share: float,
+    figures: Callable[[], dict[str, float]],
+) -> Interpolation:
+    """Gives a model `share` of its weights and of `start` the rest, unless its loss rises by that.
+
+    A share that is chosen on few validation rows is chosen by chance, and one that is given
+    is not: Wortsman et al. (2022, arXiv:2109.01903) give one where they have no rows to choose
+    by.
+
+    Args:
+        model: as in `interpolate`.
+        start: as in `interpolate`.
+        share: of the fine-tuned weights, 0 to 1.
+        figures: `score` and `loss` of the model now on validation data, and others that are to
+            stand beside them.
+    """
+    end = model.get_weights()
+    _check(start, end, [share], None, None)
+    sweep = [{"share": 1.0, **figures()}]
+    model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
+    sweep.append({"share": float(share), **figures()})
+    if sweep[1]["loss"] <= sweep[0]["loss"]:
+        return Interpolation(share=float(share), sweep=sweep)
+    model.set_weights(end)
+    return Interpolation(share=1.0, sweep=sweep)
 
 
 def interpolate(

@@ -67,7 +67,11 @@ def phase_notes(card: Mapping[str, Any], config: FineTuneConfig) -> list[str]:
 
 
 def _chosen(line: Mapping[str, Any], config: FineTuneConfig) -> str:
-    floor = config.fit.retained_floor
+    floor, given = config.fit.retained_floor, config.fit.interpolate
+    if given:
+        if line["share"] == 1:
+            return f"because validation loss was higher at {given:.0%}"
+        return "where validation loss was no higher"
     if not line["floor_reached"]:
         return f"which retain most, though less than the floor of {floor:g}"
     among = f" among those with {floor:g} or better on the retained rows" if floor else ""
