@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/way_back.jsonl"))
     options = parser.parse_args()
     found = [
-        once(options.out, {"seed": seed, "rows": ROWS, "shares": list(SHARES)}, partial(sweep, seed))
+        once(
+            options.out, {"seed": seed, "rows": ROWS, "shares": list(SHARES)}, partial(sweep, seed)
+        )
         for seed in map(int, options.seeds.split(","))
     ]
     print("| share of the tuned weights | left-out rows | halves found | accuracy on IMDb |")
