@@ -153,7 +153,7 @@ def test_settings_that_exclude_each_other() -> None:
         smooth.validate()
     floor = changed("fit.retained_floor", 0.8)
     floor.data.retained = "old.csv"
-    with pytest.raises(UserError, match=r"floor is 0.8, but config.fit.interpolate is 0.8"):
+    with pytest.raises(UserError, match=r"floor is 0.8, but config.fit.interpolate is 0.9"):
         floor.validate()
     floor.fit.interpolate = 0.0
     floor.validate()

@@ -79,7 +79,7 @@ def test_interpolation_ends_no_worse_on_validation(preset, tmp_path):
 @pytest.mark.parametrize("share", [0.8, 0.3])
 def test_by_default_a_run_ends_a_part_of_the_way_back(preset, tmp_path, share):
     """Its weights are so much of those of a run that does not, and the rest of its start."""
-    assert FineTuneConfig().fit.interpolate == 0.8
+    assert FineTuneConfig().fit.interpolate == 0.9
     ends = {}
     for name, given in (("tuned", 1.0), ("back", share)):
         config = config_for(preset, learning_rate=1e-3, epochs=2, interpolate=given)

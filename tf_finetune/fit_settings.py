@@ -112,7 +112,7 @@ class FitConfig:
     save_every: int = 0
     gradient_checkpointing: bool = False
     precision: str = "auto"
-    interpolate: float = 0.8
+    interpolate: float = 0.9
     retained_floor: float = 0.0
     peer_timeout: float = 300.0
     cache: bool = True
