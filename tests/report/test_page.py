@@ -42,6 +42,7 @@ CALIBRATION = {
     "method": calibration.METHOD,
     "before": {"ece": 0.091, "log_loss": 0.5},
     "after": {"ece": 0.017, "log_loss": 0.4},
+    "by_chance": {"mean": 0.021, "most": 0.034},
     "reliability": [
         {"low": 0.6, "high": 0.667, "rows": 80, "confidence": 0.63, "accuracy": 0.61},
         {"low": 0.933, "high": 1.0, "rows": 120, "confidence": 0.97, "accuracy": 0.96},
@@ -106,6 +107,7 @@ def test_it_tells_all_that_it_should(page):
     text = text_of(elements(parsed(page), "body")[0])
     for expected in (
         "Before it was 0.091: logits are divided by a temperature of 1.700",
+        "show 0.021 by chance alone, and in 95 of 100 cases no more than 0.034.",
         "93% and 100% 120 97.0% 96.0%",
         "true bad, chosen good|fine (sure by 98.7%): a | text a.csv:7",
         "a.csv:9: bad, cosine 0.500 like it",
