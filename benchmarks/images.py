@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,12 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from records import once, spread
+from text_vs_trainer import HERE, timed, write_split
 
-from tf_finetune.data.prepare import prepare
 from tf_finetune.overrides import override
 from tf_finetune.recipe import load_recipe
 
-HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
 # By name: what our recipe is told, and the peer.
 WORK: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -42,13 +40,6 @@ WORK: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--head=10", "--all=0"),
     ),
 }
-
-
-def timed(command: list[str]) -> float:
-    """Runs a command alone and returns its wall seconds; a failure ends the benchmark."""
-    began = time.perf_counter()
-    subprocess.run(command, check=True, cwd=HERE.parent)
-    return time.perf_counter() - began
 
 
 def run_ours(data: str, settings: list[str], folder: Path) -> dict[str, Any]:
@@ -81,15 +72,8 @@ def run_pair(data: str, work: str, seed: int, out: Path) -> tuple[dict[str, Any]
         told = (*told, "--flip")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        prepared = prepare(config, folder)
-        paths = prepared.table.column("image")
-        for name, rows in prepared.splits.items():
-            with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
-                for row in rows.tolist():
-                    one = {"image": paths[row].as_py(), "label": int(prepared.labels[row])}
-                    lines.write(json.dumps(one) + "\n")
-        size = config.model.image_size
-        key = {"data": data, "seed": seed, "rows": {"digest": prepared.digest}}
+        digest, size = write_split(config, folder, "image"), config.model.image_size
+        key = {"data": data, "seed": seed, "rows": {"digest": digest}}
         ours = once(out, key | {"ours": settings}, partial(run_ours, data, settings, folder))
         peer = once(out, key | {"peer": [*told, size]}, partial(run_peer, told, size, seed, folder))
     return ours, peer
@@ -97,7 +81,7 @@ def run_pair(data: str, work: str, seed: int, out: Path) -> tuple[dict[str, Any]
 
 def best(epochs: list[dict[str, float]]) -> dict[str, float]:
     """The epoch that is best on validation, the first of equals."""
-    return max(epochs, key=lambda row: (row["validation"], -row["seconds"]))
+    return max(epochs, key=lambda row: row["validation"])
 
 
 def line(name: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:

@@ -43,14 +43,14 @@ def recipe(seed: int, limit: int) -> FineTuneConfig:
     return config
 
 
-def write_split(config: FineTuneConfig, folder: Path) -> str:
+def write_split(config: FineTuneConfig, folder: Path, column: str = "text") -> str:
     """Writes the split that our own run makes as JSONL; returns the digest of its content."""
     prepared = prepare(config, folder)
-    texts = prepared.table.column("text")
+    values = prepared.table.column(column)
     for name, rows in prepared.splits.items():
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
             for row in rows.tolist():
-                example = {"text": texts[row].as_py(), "label": int(prepared.labels[row])}
+                example = {column: values[row].as_py(), "label": int(prepared.labels[row])}
                 lines.write(json.dumps(example) + "\n")
     return prepared.digest
 

@@ -44,7 +44,6 @@ def run_phase(
     if middle:
         middle.restore(task.network)
     network, store, body = task.network, setup.store, None
-    views = views_of(setup, config)
     if phase.train == "head" and frozen and task.one_vector:
         network, store = task.head, frozen.features(number)
         if number <= 1:  # of the pretrained backbone as it is
@@ -53,7 +52,7 @@ def run_phase(
         before = middle.facts.get("cut", False) if middle else None
         found = frozen.of_phase(number, mixes=fit.mixup > 0, before=before)
         store, network, body = found or (store, network, None)
-    views = None if network is task.network else views
+    views = None if network is task.network else views_of(setup, config)
     if views:
         say(f"phase {phase.name}: epochs take turns at {views.views} changed versions of each row")
     kept = 0.0 if network is task.network or not frozen else frozen.share(number)

@@ -60,7 +60,7 @@ def step_back(
     end = model.get_weights()
     _check(start, end, [share], None, None)
     sweep = [{"share": 1.0, **figures()}]
-    model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
+    _set_between(model, start, end, share)
     sweep.append({"share": float(share), **figures()})
     if sweep[1]["loss"] <= sweep[0]["loss"]:
         return Interpolation(share=float(share), sweep=sweep)
@@ -104,7 +104,7 @@ def interpolate(
     _check(start, end, points, retained, floor)
     sweep: list[dict[str, float]] = []
     for share in sorted(points, reverse=True):
-        model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
+        _set_between(model, start, end, share)
         row = {"share": float(share), "score": float(score())}
         if retained:
             row["retained"] = float(retained())
@@ -119,8 +119,14 @@ def interpolate(
         lambda two: two[0]["score"] <= two[1]["score"], itertools.pairwise(allowed)
     )
     share = [allowed[0]["share"], *(row["share"] for _, row in no_worse)][-1]
-    model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
+    _set_between(model, start, end, share)
     return Interpolation(share=share, sweep=sweep, floor_reached=bool(reached))
+
+
+def _set_between(
+    model: keras.Model, start: Sequence[np.ndarray], end: Sequence[np.ndarray], share: float
+) -> None:
+    model.set_weights([_between(a, b, share) for a, b in zip(start, end, strict=True)])
 
 
 def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
