@@ -138,6 +138,18 @@ def killed_at(monkeypatch, call):
     monkeypatch.setattr(SaveState, "on_train_batch_end", stopped)
 
 
+def test_a_stopped_head_finds_its_features_again(preset, tmp_path, monkeypatch):
+    """Also where its pass over the rows makes the activations of a later phase."""
+    changes = {"save_every": 1, "probe_baseline": True}
+    with monkeypatch.context() as patch:
+        killed_at(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(preset, tmp_path / "killed", **changes)
+    _, said = run(preset, tmp_path / "killed", **changes)
+    assert any("the frozen backbone has been run over all rows before" in line for line in said)
+    assert not any("running the frozen" in line for line in said)
+
+
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
 def test_a_run_goes_on_with_what_it_kept(preset, tmp_path, monkeypatch, damaged):
     changes = {"save_every": 1, "dropout": 0.3, "eval_batch": 16, "probe_baseline": True}

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.views import ViewStore
 from tf_finetune.fit.frozen_part import FrozenPart, Keeping
 from tf_finetune.fit.planned_cuts import Planned, plan_cuts
-from tf_finetune.fit.replicas import replicated
 from tf_finetune.model.blocks import layer_groups
 
 _GB = 1_000_000_000
@@ -36,8 +36,6 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
         )
     elif config.fit.cutmix:
         reason = "config.fit.cutmix mixes the pictures to train on"
-    elif replicated():
-        reason = "under a distribution strategy only the head trains on what is kept"
     if reason:
         # Nothing is said where there is nothing to keep, or the head's features are kept.
         whole = ("all", "head")
@@ -86,7 +84,7 @@ def frozen_part(
     keeping = Keeping(
         folder=folder,
         inputs=f"{setup.prepared.digest} {setup.inputs.size} {model} {changed}",
-        computed=setup.precision,
+        computed=f"{setup.precision} {tf.distribute.get_strategy().num_replicas_in_sync}",
         dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
         memory=int(fit.cache_memory * _GB),
         batch=fit.eval_batch,

@@ -1,15 +1,18 @@
 """Trainings whose outcome is compared between one device, several devices and several hosts."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tests.tiny import two_headed
 from tf_finetune import LayerwiseAdamW, Phase, UserError, fit_phases
+from tf_finetune.fit import planned_cuts
 from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.distribution import check_alike
 from tf_finetune.fit.feature_cache import FeatureStore, outputs_of
-from tf_finetune.fit.replicas import slice_of
+from tf_finetune.fit.replicas import on_all_replicas, slice_of
 from tf_finetune.fit.totals import put, value_here
 
 RANDOM = np.random.default_rng(0)
@@ -44,7 +47,7 @@ def one_headed(*more):
 
 def trained(model, train, optimizer=None, epochs=3, rate=0.1, validation=None, **options):
     phase = Phase(
-        train=options.pop("train", "all"), epochs=epochs, learning_rate=rate, batch_norm="update"
+        train=options.pop("select", "all"), epochs=epochs, learning_rate=rate, batch_norm="update"
     )
     options.setdefault("loss", CROSS_ENTROPY)
     options.setdefault("metrics", ["accuracy"])
@@ -162,6 +165,39 @@ def outputs():
     return {"outputs": outputs_of(one_headed(), store, rows, batch_size=16)}
 
 
+def gathered():
+    """Rows of every type that is kept of a frozen part, of batches of nine and of one."""
+
+    def function(x):
+        types = {"bfloat16": tf.bfloat16, "float16": tf.float16, "float32": tf.float32}
+        return {name: tf.cast(x, dtype) for name, dtype in types.items()} | {"mask": x > 0}
+
+    together = tf.function(on_all_replicas(function), autograph=False)
+    arrays = {}
+    for size in (9, 1):
+        for name, tensor in together(tf.constant(NUMBERS[:size])).items():
+            arrays[f"{name}/{size}"] = tf.cast(tensor, tf.float32).numpy()
+    return arrays
+
+
+def kept():
+    """The head of a user's own model, on what its frozen part gives for arrays."""
+    said = []
+    # Or so small a model would not be cut.
+    with mock.patch.object(planned_cuts, "_A_BYTE", {"CPU": 0, "GPU": 0}):
+        arrays = trained(
+            one_headed(),
+            (NUMBERS, CLASSES),
+            rate=1e-2,
+            select="head",
+            validation=(NUMBERS[:17], CLASSES[:17]),
+            batch_size=16,
+            cache=True,
+            say=said.append,
+        )
+    return arrays | {"said": np.array([line for line in said if "trains on kept" in line])}
+
+
 def diverged():
     """What is said where a layer has changed a variable of its own by the rows of a replica."""
     model = one_headed(keras.layers.BatchNormalization(momentum=0.5))
@@ -245,7 +281,7 @@ def added_loss():
     return _said(one_headed(Adds()))
 
 
-PARITY = (sgd, adamw, few_rows, two_outputs, parts, executions, layer_wise, norms)
+PARITY = (sgd, adamw, few_rows, two_outputs, parts, executions, layer_wise, norms, kept)
 ALL = (
     *PARITY,
     dropout,
@@ -253,6 +289,7 @@ ALL = (
     gone_back,
     put_back,
     outputs,
+    gathered,
     diverged,
     overflow,
     unsynchronised,

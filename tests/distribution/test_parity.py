@@ -92,3 +92,13 @@ def test_refusals_under_a_strategy(one_device, two_devices, two_workers):
         for found in (two_devices, *two_workers):
             words = str(found[f"{name}/said"])
             assert cases.REFUSED[name] in words, words
+
+
+def test_rows_of_every_type_are_gathered_bit_for_bit(one_device, two_devices, two_workers):
+    for found in (two_devices, *two_workers):
+        assert_equal(of(found, "gathered", ""), of(one_device, "gathered", ""))
+
+
+def test_arrays_are_kept_under_a_strategy_too(one_device, two_devices, two_workers):
+    for found in (one_device, two_devices, *two_workers):
+        assert len(found["kept/said"]) == 1

@@ -11,47 +11,57 @@ import pytest
 from tests.distribution import whole_runs
 from tests.distribution.processes import cluster, environment, named, outcomes, together
 from tests.distribution.test_parity import assert_equal, assert_near, of
-from tests.runs import classes, save_preset
+from tests.runs import classes
 
-CASES = named(whole_runs.tuned, whole_runs.gradual, whole_runs.adapters, whole_runs.half)
+RUNS = (
+    whole_runs.tuned,
+    whole_runs.gradual,
+    whole_runs.adapters,
+    whole_runs.half,
+    whole_runs.kept,
+    whole_runs.pictures,
+)
+CASES, EACH = named(*RUNS), [case.__name__ for case in RUNS]
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return save_preset(tmp_path_factory.mktemp("still") / "tiny.keras", dropout=0.0)
+def presets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets")
+    whole_runs.save_presets(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def alone(file, tmp_path_factory):
-    around = [environment(**{whole_runs.PRESET: str(file)})]
+def alone(presets, tmp_path_factory):
+    around = [environment(**{whole_runs.PRESETS: presets})]
     return outcomes("none", CASES, tmp_path_factory.mktemp("one"), around)[0]
 
 
 @pytest.fixture(scope="module")
-def devices(file, tmp_path_factory):
-    around = environment(TF_FINETUNE_LOGICAL_CPUS="2", **{whole_runs.PRESET: str(file)})
+def devices(presets, tmp_path_factory):
+    around = environment(TF_FINETUNE_LOGICAL_CPUS="2", **{whole_runs.PRESETS: presets})
     return outcomes("mirrored", CASES, tmp_path_factory.mktemp("two"), [around])[0]
 
 
 @pytest.fixture(scope="module")
-def workers(file, tmp_path_factory):
+def workers(presets, tmp_path_factory):
     """What two workers came to in a case, in processes of its own: each takes part in one run."""
 
     @functools.cache
     def found(case):
-        around = cluster(2, **{whole_runs.PRESET: str(file)})
+        around = cluster(2, **{whole_runs.PRESETS: presets})
         folder = tmp_path_factory.mktemp("workers")
         return outcomes("multi_worker", [f"whole_runs.{case}"], folder, around)
 
     return found
 
 
-@pytest.mark.parametrize("case", ["tuned", "gradual", "adapters", "half"])
+@pytest.mark.parametrize("case", EACH)
 def test_a_run_ends_the_same(case, alone, devices, workers):
     # Half precision rounds the sums of parts otherwise.
-    tolerance = 1e-2 if case == "half" else 1e-6
+    tolerance = 1e-2 if case in ("half", "kept") else 1e-6
     for found in (devices, *workers(case)):
         assert_near(of(found, case, "weight"), of(alone, case, "weight"), tolerance)
         assert_near(of(found, case, "history"), of(alone, case, "history"), 10 * tolerance)
@@ -59,7 +69,7 @@ def test_a_run_ends_the_same(case, alone, devices, workers):
         assert_near(of(found, case, "card"), of(alone, case, "card"), 10 * tolerance)
 
 
-@pytest.mark.parametrize("case", ["tuned", "gradual", "adapters", "half"])
+@pytest.mark.parametrize("case", EACH)
 def test_the_chief_alone_writes_and_speaks(case, alone, devices, workers):
     chief, other = workers(case)
     assert_equal(of(chief, case, "weight"), of(other, case, "weight"))
@@ -69,14 +79,33 @@ def test_the_chief_alone_writes_and_speaks(case, alone, devices, workers):
     assert other[f"{case}/files"].tolist() == other[f"{case}/said"].tolist() == []
 
 
-def test_the_command_line_on_two_workers(file, tmp_path):
+def test_each_host_keeps_what_is_frozen(alone, devices, workers):
+    for found in (alone, devices, workers("kept")[0]):
+        (line,) = [line for line in found["kept/said"] if "trains on kept activations" in line]
+        assert line.startswith("phase last: ")
+
+
+def test_a_run_goes_on_where_the_chief_alone_has_what_was_kept(presets, workers, tmp_path):
+    """Each other host writes into a folder that goes away."""
+    places, found = [], []
+    for batches in (1, 6, 0):
+        more = {whole_runs.WORKDIR: str(tmp_path), whole_runs.BATCHES: str(batches)}
+        around = cluster(2, **{whole_runs.PRESETS: presets}, **more)
+        found = outcomes("multi_worker", ["whole_runs.kept"], tmp_path, around)
+        places += [str(found[0]["kept/place"])] if batches else []
+    assert ["head" in places[0], "last" in places[1]] == [True, True], places
+    for ours, whole in zip(found, workers("kept"), strict=True):
+        assert_equal(of(ours, "kept", "weight"), of(whole, "kept", "weight"))
+
+
+def test_the_command_line_on_two_workers(presets, tmp_path):
     table = classes(75)
     with (tmp_path / "texts.csv").open("w", newline="") as out:
         csv.writer(out).writerows([table.keys(), *zip(*table.values(), strict=True)])
     command = [
         *(sys.executable, "-m", "tf_finetune.main", f"--workdir={tmp_path}/run"),
         f"--config.data.path={tmp_path}/texts.csv",
-        f"--config.model.preset={file}",
+        f"--config.model.preset={presets}/texts.keras",
         "--config.fit.strategy=multi_worker",
         "--config.fit.probe_epochs=2",
         "--config.phases=probe",

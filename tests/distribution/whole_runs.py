@@ -4,23 +4,53 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
-from tests.runs import classes, config_for
+from tests.pictures import arrays_of_pictures
+from tests.runs import classes, config_for, save_preset
+from tests.tiny_pictures import save_image_preset
 from tf_finetune.config import Phase
+from tf_finetune.fit import planned_cuts
+from tf_finetune.stopping import Stop, Stopped
 from tf_finetune.train import fine_tune
 
-PRESET = "TEST_PRESET"
+PRESETS, WORKDIR, BATCHES = "TEST_PRESETS", "TEST_WORKDIR", "TEST_BATCHES"
 
 
-def run(strategy, **changes):
-    config = config_for(Path(os.environ[PRESET]), seed=3, strategy=strategy, **changes)
+class StopAfter(Stop):
+    """Is asked for by itself, after so many batches from where the run began or went on."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def wanted(self):
+        self.left -= 1
+        self.asked = self.asked or self.left == 0
+        return super().wanted()
+
+
+def save_presets(folder):
+    """Where a run finds its model; made beforehand, as a strategy comes before all else."""
+    save_image_preset(folder / "pictures.keras")
+    save_preset(folder / "texts.keras", dropout=0.0)
+
+
+def run(strategy, preset="texts", rows=None, **changes):
+    """A run in a folder that goes away, or one that stops early and is left to go on."""
+    file, rows = Path(os.environ[PRESETS], f"{preset}.keras"), rows or classes(75)
+    config = config_for(file, seed=3, strategy=strategy, **changes)
     config.model.dropout = 0.0
+    stop = StopAfter(int(os.environ.get(BATCHES, 0)))
     with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(folder, "run")
+        workdir = Path(os.environ.get(WORKDIR, folder), "run")
         said = []
-        result = fine_tune(config, workdir, classes(75), say=said.append)
+        try:
+            result = fine_tune(config, workdir, rows, stop=stop, say=said.append)
+        except Stopped:
+            return {"place": np.array(stop.place)}
         files = sorted({_plain(f.relative_to(workdir)) for f in workdir.rglob("*") if f.is_file()})
     arrays = {f"weight/{i}": w for i, w in enumerate(result.model.get_weights())}
     for number, row in enumerate(result.history):
@@ -29,9 +59,9 @@ def run(strategy, **changes):
                 arrays[f"history/{number}/{name}"] = np.float64(value)
     for name in ("accuracy", "loss"):
         arrays[f"card/{name}"] = np.float64(result.metrics["test"].get(name, 0))
-    texts = classes(8)["text"]
+    inputs = rows["text"] if isinstance(rows, dict) else rows[0]
     return arrays | {
-        "outputs": result.model.predict(texts),
+        "outputs": result.model.predict(inputs[:8]),
         "files": np.array(files),
         "said": np.array(said),
     }
@@ -81,3 +111,34 @@ def adapters(strategy):
 def half(strategy):
     """Scaled losses, of which some overflow at first."""
     return run(strategy, phases="full", precision="float16", epochs=2, learning_rate=1e-3)
+
+
+def kept(strategy):
+    """The head on kept features, then the last block on kept activations."""
+    # Or so small a model would not be cut.
+    with mock.patch.object(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1}):
+        return run(
+            strategy,
+            phases=(
+                Phase(name="head", train="head", epochs=2, learning_rate=1e-2),
+                Phase(name="last", train="last:1", epochs=3, learning_rate=1e-3),
+            ),
+            precision="bfloat16",
+            save_every=1,
+        )
+
+
+def pictures(strategy):
+    """Changed in each epoch; the statistics of normalisation stay frozen."""
+    return run(
+        strategy,
+        preset="pictures",
+        rows=arrays_of_pictures(count=40),
+        phases=(
+            Phase(name="head", train="head", epochs=2, learning_rate=1e-2),
+            Phase(name="all", train="all", epochs=2, learning_rate=1e-3),
+        ),
+        sequence_length=0,
+        augment="light",
+        export=True,
+    )

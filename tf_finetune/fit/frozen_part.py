@@ -16,16 +16,18 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.config import Phase
-from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
+from tf_finetune.data.pipeline import Store, evaluation_order
 from tf_finetune.errors import UserError
 from tf_finetune.fit import feature_cache
 from tf_finetune.fit.activations import ActivationStore, NotKept, Writer, read, written
 from tf_finetune.fit.cut_check import check_cut, some_of
 from tf_finetune.fit.feature_cache import FeatureStore
+from tf_finetune.fit.frozen_pass import frozen_pass
 from tf_finetune.fit.planned_cuts import Planned
+from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.digests import digest_of
-from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of, run_prefixes
+from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class Keeping:
     Attributes:
         folder: where.
         inputs: a digest of the rows' inputs.
-        computed: the precision of the run.
+        computed: in which precision, and on how many replicas; both decide over bits.
         dtype: in which floats are stored; empty for that in which they were computed.
         memory: bytes that are held in memory; more is read from the disk.
         batch: rows a step, while they are made.
@@ -89,10 +91,10 @@ class FrozenPart:
         """
         name, folders = self._phases[place].name, self._folders(place, place)
         file = self._keeping.folder / f"features-{self._key_of_features(place)}.npz"
-        found = (
-            feature_cache.kept_features(file) if all(f.exists() for f in folders.values()) else None
-        )
-        if found is None:
+        there = all(folder.exists() for folder in folders.values())
+        found = feature_cache.kept_features(file) if there else None
+        everywhere = so_on_all_hosts(found is not None)
+        if found is None or not everywhere:
             self._say(f"phase {name}: running the frozen backbone once over all rows")
             found = self._run_backbone(place, folders)
             feature_cache.keep_features(file, found)
@@ -117,34 +119,27 @@ class FrozenPart:
         Raises:
             UserError: if it has to train on a cut, and cannot.
         """
-        planned, name, key = self._planned[place], self._phases[place].name, None
+        name = self._phases[place].name
         if before is False:
             return None
+        found, reason = None, Exception("another host could not keep it")
         try:
-            if planned.cut is None:
-                raise NotCut(planned.why_not)
-            if mixes:
-                key = key_of(planned.cut.steps, self._encoder.outputs[0])
-                if not any(key in step.writes for step in planned.cut.suffix):
-                    raise NotCut("what is mixed is part of what is frozen")
-            store, suffix = self._opened(place, planned.cut)
-            if not before:
-                rows = self._kept[some_of(len(self._kept))]
-                x, kept, lengths = self._store.batch(rows), store.batch(rows), self._store.lengths
-                check_cut(planned.cut, suffix, self._groups, x, kept, lengths[rows])
-        except (NotCut, NotKept, OSError) as reason:
+            found = self._tried(place, mixes, bool(before))
+        except (NotCut, NotKept, OSError) as error:
+            reason = error
+        everywhere = so_on_all_hosts(found is not None)
+        if found is None or not everywhere:
             if before:
                 raise UserError(
                     f"phase {name} went on with kept activations, which cannot be made again: "
                     f"{reason}. Mend that, or choose another workdir to begin anew."
-                ) from None
+                )
             if str(reason):
                 self._say(f"phase {name}: the model is not cut, because {reason}")
             return None
-        where = "in memory" if store.in_memory else "on the disk"
-        self._say(f"phase {name}: trains on kept activations, {store.bytes / 1e6:,.1f} MB {where}")
-        body = Suffix(planned.cut, suffix.dtypes, key) if mixes else None
-        return store, suffix, body
+        size, where = found[0].bytes / 1e6, "in memory" if found[0].in_memory else "on the disk"
+        self._say(f"phase {name}: trains on kept activations, {size:,.1f} MB {where}")
+        return found
 
     def share(self, place: int) -> float:
         """Of the network's multiplications, those that a phase is spared in each step."""
@@ -173,12 +168,30 @@ class FrozenPart:
     def _key_of_features(self, place: int) -> str:
         """Of all that decides what they are, to the bit: what is computed beside them too."""
         keeping = self._keeping
-        beside = str([[*cut.kept.values()] for cut in self._made_by(place).values()])
+        beside = [cut.ends() for cut in self._made_by(place).values()]
         facts = [keeping.inputs, keeping.computed, keeping.batch, beside]
         total = hashlib.sha256(json.dumps(facts).encode() + self._all.tobytes())
         for variable in self._encoder.weights:
             total.update(digest_of(variable).encode())
         return total.hexdigest()[:16]
+
+    def _tried(
+        self, place: int, mixes: bool, before: bool
+    ) -> tuple[ActivationStore, Suffix, Suffix | None]:
+        """As `of_phase`, or raises why not."""
+        cut, key = self._planned[place].cut, None
+        if cut is None:
+            raise NotCut(self._planned[place].why_not)
+        if mixes:
+            key = key_of(cut.steps, self._encoder.outputs[0])
+            if not any(key in step.writes for step in cut.suffix):
+                raise NotCut("what is mixed is part of what is frozen")
+        store, suffix = self._opened(place, cut)
+        if not before:
+            rows = self._kept[some_of(len(self._kept))]
+            x, kept, lengths = self._store.batch(rows), store.batch(rows), self._store.lengths
+            check_cut(cut, suffix, self._groups, x, kept, lengths[rows])
+        return store, suffix, Suffix(cut, suffix.dtypes, key) if mixes else None
 
     def _opened(self, place: int, cut: Cut) -> tuple[ActivationStore, Suffix]:
         host = self._planned[place].made_by
@@ -187,10 +200,10 @@ class FrozenPart:
         rows = rows[self._is_kept[rows]]
         sizes = self._store.lengths[rows]
         kept = read(folder, sizes)
-        if kept is None:
+        if not so_on_all_hosts(kept is not None):
             self._say(f"phase {self._phases[place].name}: running the frozen part once over rows")
             self._make(host, folders)
-            kept = read(folder, sizes)
+            kept = kept or read(folder, sizes)
         if kept is None:
             raise NotKept(f"what was written to {folder} cannot be read")
         names = cut.steps.inputs
@@ -228,34 +241,13 @@ class FrozenPart:
         cuts = [*places.values()]
         if not self._planned[host].cut:
             cuts.append(cut_before(cuts[0].steps, self._encoder.outputs[0]))
-        rows, size = self._rows(host), self._keeping.batch
-        dataset = evaluation_dataset(
-            self._store, np.zeros(int(rows.max()) + 1, "int8"), rows, batch_size=size
-        )
-        step = tf.function(
-            lambda x: run_prefixes(cuts, x),
-            input_signature=[dataset.element_spec[0]],
-            autograph=False,
-        )
-        features: list[np.ndarray] = []
-        with contextlib.ExitStack() as stack:
-            # Phases of the same cut share a folder.
-            wanted = {folders[place]: i for i, place in enumerate(places) if place in folders}
-            writers = {
-                i: stack.enter_context(self._writer(cuts[i], folder))
-                for folder, i in wanted.items()
-                if not folder.exists()
-            }
-            for number, (x, _) in enumerate(dataset):
-                found = step(x)
-                chosen = rows[number * size : (number + 1) * size]
-                there = self._is_kept[chosen]
-                padded = int(tf.nest.flatten(x)[0].shape[1])
-                for i, writer in writers.items():
-                    arrays = {name: array.numpy()[there] for name, array in found[i].items()}
-                    writer.add(arrays, self._store.lengths[chosen[there]], padded)
-                if len(found) > len(places):
-                    features.append(found[-1]["kept_0"].numpy())
+        # Phases of the same cut share a folder.
+        wanted = {folders[place]: i for i, place in enumerate(places) if place in folders}
+        writers = {i: self._writer(cuts[i], f) for f, i in wanted.items() if not f.exists()}
+        rows, batch = self._rows(host), self._keeping.batch
+        passed = frozen_pass(cuts, self._store, rows, batch, self._is_kept, writers)
+        heads = len(cuts) > len(places)
+        features = [found["kept_0"] for found in passed if heads]
         return np.concatenate(features) if features else np.empty(0)
 
     def _writer(self, cut: Cut, folder: Path) -> contextlib.AbstractContextManager[Writer]:
@@ -274,9 +266,7 @@ class FrozenPart:
         for place, cut in self._made_by(host).items():
             if place < first:
                 continue
-            keys = [*cut.steps.tensors]
-            ends = [keys.index(key) for key in cut.kept.values()]
-            total = hashlib.sha256(json.dumps([*facts, ends]).encode() + rows)
+            total = hashlib.sha256(json.dumps([*facts, cut.ends()]).encode() + rows)
             for step in cut.prefix:
                 total.update(type(step.operation).__qualname__.encode())
             for variable in cut.weights():

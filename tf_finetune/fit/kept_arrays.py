@@ -15,7 +15,8 @@ from tf_finetune.fit.cut_check import check_cut, some_of
 from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.memory import free_bytes
 from tf_finetune.fit.planned_cuts import plan_cuts
-from tf_finetune.fit.replicas import replicated
+from tf_finetune.fit.replicas import on_all_replicas
+from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.slicing import Cut, NotCut, Suffix, run_prefixes
 
@@ -65,14 +66,13 @@ def kept_arrays(
     tokens = float(flat[0].shape[1]) if flat[0].ndim > 1 else 1.0
     (planned,) = plan_cuts(groups, [phase], tokens, features=False)
     try:
-        if replicated():
-            raise NotCut("under a distribution strategy nothing is kept")
         if planned.cut is None:
             raise NotCut(planned.why_not)
         rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)
         needed, free = rows * planned.cut.row_bytes(tokens), free_bytes()
-        if free is not None and needed > _MOST * free:
-            raise NotCut(f"what is to be kept takes {needed / 1e9:,.1f} GB of {free / 1e9:,.1f}")
+        if not so_on_all_hosts(free is None or needed <= _MOST * free):
+            has = f"{(free or 0) / 1e9:,.1f} GB are free here"
+            raise NotCut(f"what is to be kept takes {needed / 1e9:,.1f} GB; {has}")
         say(f"phase {phase.name}: running the frozen part once over {rows:,} rows")
         batch = given["batch_size"]
         kept = _through(planned.cut, arrays, batch)
@@ -96,7 +96,8 @@ def kept_arrays(
 def _through(cut: Cut, arrays: Sequence[Any], batch: int) -> list[Arrays]:
     """What a cut keeps and passes on of all rows of several inputs, by name."""
     # Traced once for all of them.
-    step = tf.function(lambda x: run_prefixes([cut], x)[0], autograph=False, reduce_retracing=True)
+    run = on_all_replicas(lambda x: run_prefixes([cut], x)[0])
+    step = tf.function(run, autograph=False, reduce_retracing=True)
     found = []
     for x in arrays:
         count, parts = len(keras.tree.flatten(x)[0]), list[Arrays]()

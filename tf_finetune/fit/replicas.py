@@ -18,6 +18,8 @@ NOT_THE_SAME = (
 _LOSS = "_loss_so_far"
 # Of hashes: their squares, added up over replicas, must fit into an int64.
 _MARKS = 2**20
+# Over hosts TensorFlow gathers neither of these.
+_SENT_AS = {tf.bfloat16: (tf.bitcast, tf.float16), tf.bool: (tf.cast, tf.int32)}
 
 
 def replicated() -> bool:
@@ -122,21 +124,30 @@ def forget_loss(model: Any) -> None:
     vars(model).pop(_LOSS, None)
 
 
-def on_all_replicas(function: Callable[[Any], tf.Tensor]) -> Callable[[Any], tf.Tensor]:
+def on_all_replicas(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The same function of a batch, computed by all replicas, a part of its rows by each.
 
     Args:
-        function: from tensors (examples, ...), nested, to one (examples, ...).
+        function: from tensors (examples, ...), nested, to such.
     """
     if not replicated():
         return function
     strategy = tf.distribute.get_strategy()
 
-    def together(batch: Any) -> tf.Tensor:
+    def together(batch: Any) -> Any:
         parts = strategy.run(lambda whole: function(slice_of(whole)), args=(batch,))
-        return strategy.gather(parts, axis=0)
+        return tf.nest.map_structure(_gathered, parts)
 
     return together
+
+
+def _gathered(parts: Any) -> tf.Tensor:
+    """The rows of all replicas, bit for bit."""
+    strategy = tf.distribute.get_strategy()
+    dtype = strategy.experimental_local_results(parts)[0].dtype
+    change, sent = _SENT_AS.get(dtype, (tf.cast, dtype))
+    parts = strategy.run(lambda part: change(part, sent), args=(parts,))
+    return change(strategy.gather(parts, axis=0), dtype)
 
 
 @contextlib.contextmanager

@@ -68,11 +68,19 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
 
 def told_by_chief(number: int) -> int:
     """A number of at least 0 that the chief has, on all workers, which wait for each other."""
+    return max(_of_all_hosts(number if is_chief() else -1))
+
+
+def so_on_all_hosts(fact: bool) -> bool:
+    """Whether something is so on every worker, which wait for each other."""
+    return all(_of_all_hosts(int(fact)))
+
+
+def _of_all_hosts(number: int) -> list[int]:
     strategy = tf.distribute.get_strategy()
     if not strategy.extended._in_multi_worker_mode():
-        return number
-    mine = tf.constant([number if is_chief() else -1], tf.int64)
-    return int(strategy.gather(mine, axis=0).numpy().max())
+        return [number]
+    return strategy.gather(tf.constant([number], tf.int64), axis=0).numpy().tolist()
 
 
 @contextlib.contextmanager

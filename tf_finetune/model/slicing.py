@@ -69,6 +69,11 @@ class Cut:
         """
         return sum(_bytes(self.steps, key, tokens) for key in self.kept.values())
 
+    def ends(self) -> list[int]:
+        """Which of the model's tensors are kept: their places, the same in every process."""
+        keys = [*self.steps.tensors]
+        return [keys.index(key) for key in self.kept.values()]
+
     def weights(self) -> list[keras.Variable]:
         """Of the prefix, each once."""
         return unseen((v for step in self.prefix for v in step.weights), set())
