@@ -79,6 +79,20 @@ def test_a_model_of_ones_own(
     assert "(100.0%)" not in said[-1]  # the statistics of batch normalisation are no weights
 
 
+def test_a_model_of_ones_own_goes_a_part_of_the_way_back() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    data = x, (x[:, 0] > 0).astype("int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    before = model.get_weights()
+    phases = [tf_finetune.Phase(epochs=3, learning_rate=1e-2)]
+    given: dict[str, Any] = {"train": data, "validation": data, "phases": phases, "loss": loss}
+    given = run("way back", model=model, fit_phases=tf_finetune.fit_phases, **given)
+    assert 0 < given["found"].share <= 1
+    assert not np.array_equal(before[0], model.get_weights()[0])
+
+
 def test_the_quick_start(
     preset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

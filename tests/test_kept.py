@@ -254,6 +254,14 @@ def test_as_many_views_as_epochs_do_not_pay(preset, tmp_path):
     assert told(said, NOT_CUT) == [NOT_CUT + "there are as many views as epochs"]
 
 
+def test_a_head_that_is_solved_takes_no_turns_at_views(preset, tmp_path):
+    head = Phase(name="head", train="head", epochs=1)
+    changes = {"phases": (head, LAST), "token_deletion": 0.2, "cache_views": 2}
+    _, said = run(preset, tmp_path / "run", probe_solver="lbfgs", **changes)
+    (line,) = [line for line in said if "epochs take turns" in line]
+    assert line.startswith("phase last: ")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,6 +16,7 @@ from tf_finetune.data import sources
 from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.fit import precision
+from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.distribution import check_batch_norms
 from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
 from tf_finetune.fit.recompute import check_recomputable
@@ -90,8 +91,6 @@ def set_up(
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
     updates = math.ceil(len(prepared.splits["train"]) / config.fit.global_batch)
     phases = phases_of(config, blocks, updates)
-    for line in repeated(phases):
-        say(line)
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
     if prepared.tags:
@@ -101,7 +100,7 @@ def set_up(
     targets = prepared.labels[prepared.splits["train"]]
     task = task_of(config, inputs, prepared.class_names, targets, phases, say=say)
     groups = layer_groups(task.network, task.backbone)
-    noisy = []
+    noisy, opened = [], []
     # To be found, the micro-batch may be any: 1 stands for it.
     micro_batch = abs(config.fit.micro_batch)
     step = step_of(task, task.network, dataclasses.replace(config.fit, micro_batch=micro_batch))
@@ -109,9 +108,12 @@ def set_up(
         set_trainable(groups, phase.train, phase.batch_norm)
         check_step(task.network, step)
         check_batch_norms(task.network)
+        opened.append(may_change(task.network))
         with frozen_dropout_off(groups):
             noisy.append(drops(task.network))
     check_noise(step, noisy)
+    for line in repeated(phases, opened):
+        say(line)
     if config.fit.gradient_checkpointing:
         check_recomputable(groups)
     anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")

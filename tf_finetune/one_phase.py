@@ -52,11 +52,13 @@ def run_phase(
         before = middle.facts.get("cut", False) if middle else None
         found = frozen.of_phase(number, mixes=fit.mixup > 0, before=before)
         store, network, body = found or (store, network, None)
-    views = None if network is task.network else views_of(setup, config)
+    solved = network is task.head and fit.probe_solver == "lbfgs"
+    # What is solved is solved on the rows as they are.
+    views = None if solved or network is task.network else views_of(setup, config)
     if views:
         say(f"phase {phase.name}: epochs take turns at {views.views} changed versions of each row")
     kept = 0.0 if network is task.network or not frozen else frozen.share(number)
-    if network is task.head and fit.probe_solver == "lbfgs":
+    if solved:
         result = solve_phase(
             task,
             store,

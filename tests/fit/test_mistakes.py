@@ -103,6 +103,36 @@ MISTAKES = {
         "warmup_steps=3, but what opens last trains for 3 updates",
         "a warm-up as long as the training",
     ),
+    "warm-up of variables longer than the last phase": (
+        phases(
+            Phase(train="head", epochs=4),
+            Phase(epochs=2),
+            batch_size=16,
+            optimizer=LayerwiseAdamW(warmup_steps=4),
+        ),
+        "warmup_steps=4, but what opens last trains for 4 updates",
+        "a warm-up as long as the training",
+    ),
+    "rates by depth of another optimiser": (
+        phases(Phase(layer_decay=0.9), optimizer=keras.optimizers.SGD()),
+        "layer_decay is 0.9, but optimizer is a SGD of your own, which would not go by it",
+        "`layer_decay`, `weight_decay` or `clip` beside an `optimizer` of your own",
+    ),
+    "decay of another optimiser": (
+        phases(Phase(), weight_decay=0.1, optimizer=keras.optimizers.SGD()),
+        "weight_decay is 0.1, but optimizer is a SGD of your own",
+        "`layer_decay`, `weight_decay` or `clip` beside an `optimizer` of your own",
+    ),
+    "clipping of another optimiser in a search": (
+        lambda model: find_learning_rate(
+            model, (X, Y), loss=LOSS, clip=1.0, optimizer=keras.optimizers.SGD()
+        ),
+        "clip is 1, but optimizer is a SGD of your own",
+        "`layer_decay`, `weight_decay` or `clip` beside an `optimizer` of your own",
+    ),
+    "negative decay": (phases(Phase(), weight_decay=-1.0), "weight_decay is -1.0; .* least 0", ""),
+    "negative norm": (phases(Phase(), clip=-1.0), "clip is -1.0; it must be at least 0", ""),
+    "batches of nothing": (phases(Phase(), batch_size=0), "batch_size is 0; .* least 1", ""),
     "warm-up of all": (phases(Phase(warmup=1.0)), r"phases\[0\].warmup is 1.0; .* below 1", ""),
     "negative multiplier": (
         multiplied(-0.5),
@@ -159,11 +189,25 @@ def test_one_message(do, message, row):
 def test_a_phase_like_the_one_before_is_told_of(second):
     said = []
     fit_phases(network(), (X, Y), phases=[Phase(train="all"), second], loss=LOSS, say=said.append)
-    assert 'phase all trains "all" at' in said[0]
+    assert said[0].startswith("phase all trains what phase all before it does, at the same 0.0001;")
     said.clear()
     other = Phase(train="all", learning_rate=1e-5)
     fit_phases(network(), (X, Y), phases=[Phase(train="all"), other], loss=LOSS, say=said.append)
     assert said[0].startswith("phase all: trainable")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "alike"),
+    [
+        (Phase(train="all"), Phase(train="last:2"), True),  # there is nothing below
+        (Phase(train="all"), Phase(train="last:1"), False),
+        (Phase(train="all"), Phase(train="all", batch_norm="update"), False),
+    ],
+)
+def test_phases_are_alike_that_open_the_same(first, second, alike):
+    said = []
+    fit_phases(network(), (X, Y), phases=[first, second], loss=LOSS, say=said.append)
+    assert any("before it does, at the same" in line for line in said) is alike
 
 
 def test_a_model_compiled_outside_of_its_strategy():

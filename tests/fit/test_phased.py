@@ -221,13 +221,65 @@ def test_two_phases_alike_equal_one_plain_fit(optimizer, stock):
         train=batches(),
         validation=None,
         optimizer=optimizer,
-        weight_decay=0.0,
-        clip=0.0,
+        **({} if optimizer else {"weight_decay": 0.0, "clip": 0.0}),
     )
     plain.compile(stock(1e-2), LOSS)
     plain.fit(batches(), epochs=4, shuffle=False, verbose=0)
     for a, b in zip(ours.weights, plain.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=3e-6, err_msg=a.path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate=0.1: keras.optimizers.SGD(rate, momentum=0.9),
+        keras.optimizers.Adam,
+        keras.optimizers.Nadam,
+        keras.optimizers.Adafactor,
+    ],
+    ids=["SGD", "Adam", "Nadam", "Adafactor"],
+)
+def test_a_stock_optimiser_goes_on_while_more_and_less_trains(make):
+    """Beside a layer that comes and goes, the other trains as by itself."""
+    inputs = keras.Input((6,))
+    one, two = (keras.layers.Dense(2, name=name)(inputs) for name in ("one", "two"))
+    model, alone = keras.Model(inputs, [one, two]), keras.Model(inputs, one)
+    start = model.get_weights()
+    given = {"learning_rate": 1e-2, "schedule": "constant", "warmup": 0.0}
+    data = tf.data.Dataset.from_tensor_slices((X[:64], (Y[:64], Y[:64]))).batch(16)
+    fit(
+        model,
+        *(Phase(**given, train=f"re:{name}") for name in ("one", "(one|two)", "one")),
+        train=data,
+        validation=None,
+        loss=[LOSS, LOSS],
+        metrics=None,
+        optimizer=make(),
+        backbone=None,
+    )
+    ours = model.get_weights()
+    model.set_weights(start)
+    alone.compile(make(1e-2), LOSS)
+    alone.fit(batches(), epochs=3, shuffle=False, verbose=0)
+    for a, b in zip(ours[:2], alone.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not np.array_equal(ours[2], start[2])
+
+
+def test_what_is_excluded_from_decay_stays_so():
+    optimizer = keras.optimizers.AdamW(weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["logits"])
+    ours = nested()
+    plain = keras.models.clone_model(ours)
+    plain.set_weights(ours.get_weights())
+    given = {"learning_rate": 1e-2, "schedule": "constant", "warmup": 0.0}
+    fit(ours, Phase(**given), train=batches(), validation=None, optimizer=optimizer)
+    stock = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+    stock.exclude_from_weight_decay(var_names=["logits"])
+    plain.compile(stock, LOSS)
+    plain.fit(batches(), epochs=1, shuffle=False, verbose=0)
+    for a, b in zip(ours.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
 
 
 def test_momentum_goes_to_its_own_variable_where_paths_repeat():
@@ -339,7 +391,6 @@ def test_plateau_halves_the_rate():
     result = fit(
         nested(),
         Phase(epochs=6, learning_rate=5.0, schedule="plateau"),
-        clip=0.0,
         optimizer=keras.optimizers.SGD(),
     )
     rates = {row["learning_rate"] for row in result.history}

@@ -64,8 +64,8 @@ def test_a_phase_like_the_one_before_is_told_of():
         Phase(name="c", train="last:1", learning_rate=1e-3, epochs=2),
         Phase(name="d", train="last:1", learning_rate=1e-4),
     ]
-    (line,) = repeated(phases)
-    assert line.startswith('phase c trains "last:1" at 0.001 as phase b')
+    (line,) = repeated(phases, [{1}, {1, 2}, {1, 2}, {1, 2}])
+    assert line.startswith("phase c trains what phase b before it does, at the same 0.001; one")
 
 
 @pytest.mark.parametrize(

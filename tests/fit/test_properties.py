@@ -1,5 +1,6 @@
 """Random small graphs and random plans of phases: what must hold for all of them."""
 
+import itertools
 import random
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_finetune import LayerwiseAdamW, Phase, fit_phases
+from tf_finetune import GradualUnfreezing, LayerwiseAdamW, Phase, fit_phases
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import set_trainable
 
@@ -51,7 +52,7 @@ class Watch(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.trained, self.moved, self.known = [], [], []
+        self.trained, self.moved, self.known, self.may_move = [], [], [], []
 
     def state(self):
         optimizer = self.model.optimizer
@@ -61,6 +62,13 @@ class Watch(keras.callbacks.Callback):
         self.known.append([self.state()])
         self.before = [v.numpy() for v in self.model.weights]
         self.trained.append({id(v) for v in self.model.trainable_weights})
+        statistics = {
+            id(v)
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for v in (layer.moving_mean, layer.moving_variance)
+        }
+        self.may_move.append(self.trained[-1] | statistics)
 
     def on_train_end(self, logs=None):
         pairs = zip(self.model.weights, self.before, strict=True)
@@ -73,8 +81,17 @@ def test_frozen_bit_identical_trained_moved_moments_carried(seed):
     generator = random.Random(seed)
     keras.utils.set_random_seed(seed)
     model = random_model(generator)
+    norms = [layer for layer in model._flatten_layers() if layer.name.endswith("_norm")]
+    selections = [*SELECTIONS, *(["norm"] if norms else [])]
     phases = [
-        Phase(train=generator.choice(SELECTIONS), learning_rate=1e-2, warmup=0.0) for _ in range(3)
+        Phase(
+            train=generator.choice(selections),
+            batch_norm=generator.choice(["freeze", "affine", "update"]),
+            layer_decay=generator.choice([1.0, 0.7]),
+            learning_rate=1e-2,
+            warmup=0.0,
+        )
+        for _ in range(3)
     ]
     watch = Watch()
     fit_phases(
@@ -86,10 +103,10 @@ def test_frozen_bit_identical_trained_moved_moments_carried(seed):
         callbacks=[watch],
         say=lambda line: None,
     )
-    assert watch.moved == watch.trained
+    assert watch.moved == watch.may_move
     # What a selection opens does not depend on what was open before.
     for phase, trained in zip(phases, watch.trained, strict=True):
-        set_trainable(layer_groups(model), phase.train)
+        set_trainable(layer_groups(model), phase.train, phase.batch_norm)
         assert {id(v) for v in model.trainable_weights} == trained
     latest = {}
     for trained, (before, after) in zip(watch.trained, watch.known, strict=True):
@@ -110,9 +127,10 @@ def test_phases_equal_plain_fits_one_after_another(seed):
     generator = random.Random(seed)
     keras.utils.set_random_seed(seed)
     model = random_model(generator, dropout=0.0)
-    plain = keras.models.clone_model(model)
-    plain.set_weights(model.get_weights())
-    before = plain.get_weights()
+    plain, gradual = keras.models.clone_model(model), keras.models.clone_model(model)
+    before = model.get_weights()
+    plain.set_weights(before)
+    gradual.set_weights(before)
     options = {"learning_rate": 1e-1, "schedule": "constant", "warmup": 0.0}
     phases = [
         Phase(train=generator.choice(SELECTIONS), epochs=generator.randint(1, 3), **options)
@@ -125,9 +143,15 @@ def test_phases_equal_plain_fits_one_after_another(seed):
         set_trainable(layer_groups(plain), phase.train)
         plain.compile(keras.optimizers.SGD(1e-1), LOSS)
         plain.fit(data, epochs=phase.epochs, shuffle=False, verbose=0)
+    ends = list(itertools.accumulate(phase.epochs for phase in phases))
+    starts = zip([0, *ends], phases, strict=False)
+    callback = GradualUnfreezing({start: phase.train for start, phase in starts}, say=None)
+    gradual.compile(keras.optimizers.SGD(1e-1), LOSS)
+    gradual.fit(data, epochs=ends[-1], shuffle=False, verbose=0, callbacks=[callback])
     assert any(not np.array_equal(a, b) for a, b in zip(before, plain.get_weights(), strict=True))
-    for a, b in zip(model.weights, plain.weights, strict=True):
+    for a, b, c in zip(model.weights, plain.weights, gradual.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
+        np.testing.assert_allclose(c.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
 
 
 @pytest.mark.parametrize(

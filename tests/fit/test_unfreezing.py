@@ -3,10 +3,12 @@
 import itertools
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.tiny import tiny_backbone, tiny_preprocessor, tiny_texts
 from tf_finetune import GradualUnfreezing, LayerwiseAdamW, UserError
 from tf_finetune.fit.audit import AuditError
 
@@ -176,6 +178,65 @@ def test_a_model_that_was_frozen_when_compiled():
     _, sums = fit(model, quiet({0: "head", 1: "all"}), epochs=2, compiled=optimizer)
     assert np.diff(sums[4:, 0]).all()
     assert model.optimizer.momentum == 0.9
+
+
+def test_what_is_excluded_from_decay_stays_so():
+    """Also where the optimiser is made anew, as it was built for the head alone."""
+
+    def decayed():
+        optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+        optimizer.exclude_from_weight_decay(var_names=["logits"])
+        return optimizer
+
+    ours, plain = build(), build()
+    ours.get_layer("base").trainable = False
+    optimizer = decayed()
+    optimizer.build(ours.trainable_variables)
+    fit(ours, quiet({0: "all"}), compiled=optimizer)
+    fit(plain, keras.callbacks.Callback(), compiled=decayed())
+    for a, b in zip(ours.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first = keras.layers.Dense(8, activation="relu", name="block_0")
+        self.second = keras.layers.Dense(8, activation="relu", name="block_1")
+        self.logits = keras.layers.Dense(2, name="logits")
+
+    def call(self, x):
+        return self.logits(self.second(self.first(x)))
+
+
+def test_a_subclassed_model_opens_layer_by_layer():
+    model = Subclassed()
+    model(X[:1])
+    _, sums = fit(model, quiet({0: "head", 1: "last:1", 2: "all"}))
+    first = [np.flatnonzero(np.diff(sums[:, i]))[0] // 4 for i in range(6)]
+    assert first == [2, 2, 1, 1, 0, 0]
+
+
+def test_a_keras_hub_task_opens_layer_by_layer():
+    task = keras_hub.models.BertTextClassifier(
+        tiny_backbone(num_layers=2), num_classes=2, preprocessor=tiny_preprocessor()
+    )
+    texts, labels = tiny_texts(32)
+    start = {v.path: v.numpy() for v in task.weights}
+    moved = []
+
+    def note(epoch, logs):
+        paths = {v.path for v in task.weights if not np.array_equal(v.numpy(), start[v.path])}
+        moved.append({path.split("/")[0] for path in paths})
+
+    task.compile(LayerwiseAdamW(1e-2), LOSS)
+    callbacks = [
+        quiet({0: "head", 1: "last:1"}),
+        keras.callbacks.LambdaCallback(on_epoch_end=note),
+    ]
+    task.fit(np.array(texts), labels, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
+    assert moved[0] == {"logits"}
+    assert moved[1] == {"transformer_layer_1", "pooled_dense", "logits"}
 
 
 def test_gradual_opens_a_block_an_epoch():

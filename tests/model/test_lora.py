@@ -103,6 +103,45 @@ def test_the_file_holds_all_that_trained_and_little_else(tmp_path):
     np.testing.assert_array_equal(outputs(third), outputs(model))
 
 
+def of_many_shapes():
+    """As Keras's own way to adapters has it: each layer has a rank and an alpha of its own."""
+    model, _ = network()
+    layers = [layer for layer in model._flatten_layers() if layer.name == "query"]
+    for i, layer in enumerate(layers, 1):
+        layer.enable_lora(i, lora_alpha=3.0 * i * i)
+    return model
+
+
+def test_each_layer_keeps_its_rank_and_alpha(tmp_path):
+    model = of_many_shapes()
+    train(model)
+    save_adapter(model, tmp_path / "a.safetensors")
+    for other in (network()[0], of_many_shapes()):
+        load_adapter(other, tmp_path / "a.safetensors")
+        np.testing.assert_array_equal(outputs(other), outputs(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rank": 2}, "adapter of rank 2 and alpha 8 beside .*, but .* of rank 2 and alpha 2; l"),
+        ({"rank": 1, "alpha": 8}, "of rank 2 and alpha 8 beside .*, but .* of rank 1 and alpha 8"),
+        ({"rank": 2, "alpha": 8, "targets": "re:query"}, "beside .*value, but .* has no adapter"),
+        ({"rank": 2, "alpha": 8, "targets": "all"}, "has no adapter beside .*, but .* of rank 2"),
+    ],
+)
+def test_adapters_of_other_shapes_are_refused(options, told, tmp_path):
+    model, _ = network()
+    add_lora(model, rank=2, alpha=8)
+    save_adapter(model, tmp_path / "a.safetensors")
+    other, _ = network()
+    add_lora(other, **options)
+    before = values(other)
+    with pytest.raises(UserError, match=told):
+        load_adapter(other, tmp_path / "a.safetensors")
+    assert not moved(other, before)
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["add_lora", "enable_lora"])
 def test_the_file_holds_what_any_phase_trained(own, tmp_path):
     def built():
@@ -260,7 +299,7 @@ def test_files_that_do_not_fit(tmp_path):
         load_adapter(conv_model(), file)
     other, _ = network()
     add_lora(other, rank=3)
-    with pytest.raises(UserError, match="of another model or rank"):
+    with pytest.raises(UserError, match="adapter of rank 2 and alpha 2 beside"):
         load_adapter(other, file)
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(file.read_bytes()[:100])

@@ -8,7 +8,16 @@ import safetensors.numpy
 from tests import runs
 from tests.runs import config_for
 from tests.tiny import tiny_task
-from tf_finetune import Phase, UserError, add_lora, fit_phases, load_adapter, merge_lora
+from tf_finetune import (
+    GradualUnfreezing,
+    LayerwiseAdamW,
+    Phase,
+    UserError,
+    add_lora,
+    fit_phases,
+    load_adapter,
+    merge_lora,
+)
 from tf_finetune import save_adapter as save
 from tf_finetune.assemble import set_up
 from tf_finetune.model.freezing import lora_layers
@@ -114,6 +123,17 @@ def test_adapters_that_others_made_are_guarded_where_they_train(tmp_path):
     fit_phases(model, (X, Y), phases=[Phase(train="lora")], loss=LOSS, say=lambda line: None)
     with pytest.raises(UserError, match="block_2 is quantised"):
         model.save(tmp_path / "m.keras")
+
+
+def test_adapters_that_others_made_are_guarded_in_a_plain_fit(tmp_path):
+    model = build("int8")
+    for layer in model.layers:
+        if layer.name.startswith("block"):
+            layer.enable_lora(2)
+    model.compile(LayerwiseAdamW(1e-3), LOSS)
+    model.fit(X, Y, verbose=0, callbacks=[GradualUnfreezing({0: "lora"}, say=None)])
+    with pytest.raises(UserError, match="round it once more"):
+        model.save_weights(tmp_path / "model.weights.h5")
 
 
 def test_kernels_that_are_quantised_later_are_guarded(tmp_path):

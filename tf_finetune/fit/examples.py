@@ -15,6 +15,7 @@ from tf_finetune.data.pipeline import Noise, Store, evaluation_dataset, training
 from tf_finetune.errors import UserError
 from tf_finetune.fit.steps import evaluating
 from tf_finetune.fit_settings import FitConfig
+from tf_finetune.value_checks import whole_number
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -103,6 +104,7 @@ def given_examples(train: Any, validation: Any, batch_size: int, steps: int | No
         UserError: for a kind of data that `fit_phases` does not take, data without a
             batch, or a length that is not known.
     """
+    whole_number("batch_size", batch_size, 1)
     if isinstance(train, tuple | list) and 2 <= len(train) <= 3:
         size = len(keras.tree.flatten(train[0])[0])
         names = ("x", "y", "sample_weight")

@@ -11,6 +11,7 @@ import keras
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.config_checks import PRECISIONS
 from tf_finetune.errors import UserError
+from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.data_copy import first_inputs
 from tf_finetune.fit.distribution import check_batch_norms, refuse_unsound
 from tf_finetune.fit.examples import given_examples
@@ -19,7 +20,13 @@ from tf_finetune.fit.loop import PhaseResult, adamw_of, compile_phase, fit_phase
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
-from tf_finetune.fit.phased_checks import check_callbacks, check_l2_sp, check_validation
+from tf_finetune.fit.phased_checks import (
+    check_callbacks,
+    check_l2_sp,
+    check_validation,
+    decay_and_norm,
+    fewest_epochs,
+)
 from tf_finetune.fit.phases import phases_of, repeated
 from tf_finetune.fit.precision import body_computing_in, check_precision, resolve
 from tf_finetune.fit.recompute import check_recomputable, recomputed_blocks
@@ -67,9 +74,9 @@ def fit_phases(
     mode: str = "auto",
     batch_size: int = 32,
     steps_per_epoch: int | None = None,
-    weight_decay: float = 0.01,
+    weight_decay: float | None = None,
     l2_sp: float = 0.0,
-    clip: float = 1.0,
+    clip: float | None = None,
     micro_batch: int = 0,
     r_drop: float = 0.0,
     mixup: float = 0.0,
@@ -108,10 +115,10 @@ def fit_phases(
         mode: whether that is its `max` or `min`; `auto` goes by its name.
         batch_size: of arrays.
         steps_per_epoch: batches an epoch, where `train` does not tell.
-        weight_decay: of the default optimiser; not on biases and norms.
+        weight_decay: of the default optimiser, by default 0.01; not on biases and norms.
         l2_sp: how strongly that optimiser pulls pretrained weights to the values they
             have now, in place of weight decay, as in `LayerwiseAdamW`.
-        clip: global norm that its gradients are clipped to; 0 means no clipping.
+        clip: global norm that its gradients are clipped to, by default 1; 0 means no clipping.
         micro_batch: examples of a batch that go through the network at a time, for less
             memory; an update still takes the whole batch. 0 means all at once.
         r_drop: weight of the disagreement between two passes with dropout (R-Drop), as in
@@ -160,6 +167,7 @@ def fit_phases(
     check_callbacks(callbacks, phases)
     check_validation(validation, phases, monitor)
     check_l2_sp(l2_sp, optimizer)
+    decay, norm = decay_and_norm(weight_decay, clip, optimizer, phases)
     fraction("ema", ema)
     whole_number("steps_per_execution", steps_per_execution, 1)
     if precision is not None:
@@ -185,16 +193,18 @@ def fit_phases(
         body, end = place_of(model, first_inputs(train))
         step = dataclasses.replace(step, body=body, head=end, seed=None)
     groups = layer_groups(model, backbone)
-    noisy = []
+    noisy, opened, trained = [], [], []
     for phase in phases:  # refuses what selects nothing
         _open(model, groups, phase)
         check_step(model, step)
         check_batch_norms(model)
         rate_of(phase, examples.steps)
+        opened.append(may_change(model))
+        trained.append({id(v) for v in model.trainable_variables})
         with frozen_dropout_off(groups):
             noisy.append(drops(model))
     check_noise(step, noisy)
-    check_warm_up(optimizer, examples.steps * sum(phase.epochs for phase in phases))
+    check_warm_up(optimizer, examples.steps * fewest_epochs(phases, trained))
     traced = (gradient_checkpointing or precision) and not graph_of(model)
     inputs = first_inputs(train) if traced else None
     if gradient_checkpointing:
@@ -205,7 +215,7 @@ def fit_phases(
         check_precision(precision, groups, inputs)
         say(f"all but the head computes in {precision}")
     anchors = anchors_of(groups, phases, l2_sp)
-    for line in repeated(phases):
+    for line in repeated(phases, opened):
         say(line)
 
     def optimizer_of(phase: Phase) -> keras.optimizers.Optimizer:
@@ -215,8 +225,8 @@ def fit_phases(
             phase,
             examples.steps,
             groups,
-            weight_decay=weight_decay,
-            clip=clip,
+            weight_decay=decay,
+            clip=norm,
             l2_sp=l2_sp,
             anchors=anchors,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -40,6 +41,46 @@ def check_l2_sp(l2_sp: float, optimizer: Any) -> None:
             f"{type(optimizer).__name__} of your own; only the default optimiser is given the "
             "weights to pull to. Leave optimizer out, or set l2_sp to 0."
         )
+
+
+def decay_and_norm(
+    weight_decay: float | None,
+    clip: float | None,
+    optimizer: Any,
+    phases: Sequence[Phase],
+) -> tuple[float, float]:
+    """Weight decay and clipping norm of the default optimiser.
+
+    Raises:
+        UserError: for one below 0, or a setting of the default optimiser beside another.
+    """
+    given = {"weight_decay": weight_decay, "clip": clip}
+    decays = [phase.layer_decay for phase in phases if phase.layer_decay < 1]
+    for name, value in given.items():
+        if value is not None:
+            at_least(name, value, 0)
+    given["layer_decay"] = decays[0] if decays else None
+    for name, value in given.items():
+        if optimizer is not None and value is not None:
+            raise UserError(
+                f"{name} is {value:g}, but optimizer is a {type(optimizer).__name__} of your own, "
+                f"which would not go by it. Set this optimiser's own arguments (LayerwiseAdamW "
+                f"takes multipliers of the rate), or leave {name} out, or optimizer."
+            )
+    return 0.01 if weight_decay is None else weight_decay, 1.0 if clip is None else clip
+
+
+def fewest_epochs(phases: Sequence[Phase], trained: Sequence[Collection[int]]) -> int:
+    """For how many epochs that variable trains that trains for the fewest.
+
+    Args:
+        phases: of the run.
+        trained: of each, the ids of the variables that train in it.
+    """
+    epochs = Counter[int]()
+    for phase, ids in zip(phases, trained, strict=True):
+        epochs.update(dict.fromkeys(ids, phase.epochs))
+    return min(epochs.values())
 
 
 def check_validation(validation: Any, phases: Sequence[Phase], monitor: str) -> None:

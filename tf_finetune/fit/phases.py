@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.fit_settings import FitConfig
@@ -79,13 +79,18 @@ def phases_of(config: FineTuneConfig, blocks: int, updates: int) -> list[Phase]:
     return [dataclasses.replace(phase, name=phase.name or phase.train) for phase in config.phases]
 
 
-def repeated(phases: Sequence[Phase]) -> list[str]:
-    """One line for each phase that is as the one before, rate and all."""
+def repeated(phases: Sequence[Phase], opened: Sequence[Collection[int]]) -> list[str]:
+    """One line for each phase that is as the one before, rate and all.
+
+    Args:
+        phases: of the run.
+        opened: of each, the ids of the variables that may change in it.
+    """
     return [
-        f'phase {after.name} trains "{after.train}" at {after.learning_rate:g} as phase '
-        f"{before.name} before it does; one phase with more epochs would decay its rate once."
-        for before, after in itertools.pairwise(phases)
-        if (before.train, before.learning_rate) == (after.train, after.learning_rate)
+        f"phase {after.name} trains what phase {before.name} before it does, at the same "
+        f"{after.learning_rate:g}; one phase with more epochs would decay its rate once."
+        for (before, there), (after, here) in itertools.pairwise(zip(phases, opened, strict=True))
+        if there == here and before.learning_rate == after.learning_rate
     ]
 
 

@@ -11,7 +11,8 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.audit import Audit, AuditError, Snapshot
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import count_parameters, set_trainable
-from tf_finetune.optim.layerwise import Layerwise
+from tf_finetune.model.quantised import guard_saving
+from tf_finetune.optim.layerwise import Layerwise, with_exclusions
 from tf_finetune.optim.schedules import check_warm_up
 from tf_finetune.optim.strategies import check_strategy
 
@@ -80,6 +81,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         check_strategy(self.model, self._inner())
+        guard_saving(self.model)
         self._groups = layer_groups(self.model, self._backbone)
         self._schedule = self._stages()
         for (_, before), (epoch, train) in itertools.pairwise(sorted(self._schedule.items())):
@@ -195,5 +197,6 @@ class GradualUnfreezing(keras.callbacks.Callback):
                     "compile the model again, with a new optimiser, before this fit."
                 )
             fresh = type(outer).from_config(outer.get_config())
+            with_exclusions(getattr(fresh, "inner_optimizer", fresh), optimizer)
             fresh.build(variables)
         self.model.optimizer = fresh

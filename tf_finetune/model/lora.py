@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tf_finetune.whole import written_whole
 # The attention's query and value projections, as in the paper.
 DEFAULT_TARGETS = "re:(query|value)"
 
-_FORMAT = "tf_finetune-adapter-1"
+_FORMAT = "tf_finetune-adapter-2"
 
 
 def add_lora(
@@ -152,9 +153,7 @@ def save_adapter(
     tensors = {name: v.numpy() for name, v in _named(model).items() if id(v) in trained}
     facts = {
         "format": _FORMAT,
-        "layers": json.dumps([layer.path for layer in layers]),
-        "rank": str(layers[0].lora_rank),
-        "alpha": str(layers[0].lora_alpha),
+        "layers": json.dumps(_shapes(layers)),
     }
     with written_whole(Path(file)) as temporary:
         safetensors.numpy.save_file(tensors, temporary, metadata=facts)
@@ -165,23 +164,30 @@ def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
 
     Args:
         model: as it was before its adapters were added, or with adapters of the same
-            shape.
+            ranks and alphas beside the same layers.
         file: that was written.
 
     Raises:
         UserError: if the file is missing, damaged, no adapter, or of another model.
     """
     facts, tensors = _read(Path(file))
-    paths = json.loads(facts["layers"])
-    if not lora_layers(model):
-        by_path = {layer.path: layer for layer in model._flatten_layers()}
-        if missing := [path for path in paths if path not in by_path]:
+    wanted, there = json.loads(facts["layers"]), _shapes(lora_layers(model))
+    by_path = {layer.path: layer for layer in model._flatten_layers()}
+    if missing := [path for path in wanted if path not in by_path]:
+        raise UserError(
+            f'"{file}" has adapters for layers that the model "{model.name}" has not: '
+            f"{listed(missing)}; it is of another model."
+        )
+    for path in sorted({*wanted, *there}) if there else ():
+        if wanted.get(path) != there.get(path):
             raise UserError(
-                f'"{file}" has adapters for layers that the model "{model.name}" has not: '
-                f"{listed(missing)}; it is of another model."
+                f'"{file}" has {_told(wanted.get(path))} beside {path}, but the model '
+                f'"{model.name}" has {_told(there.get(path))}; load it into a model without '
+                "adapters."
             )
-        for path in paths:
-            by_path[path].enable_lora(int(facts["rank"]), lora_alpha=float(facts["alpha"]))
+    if not there:
+        for path, (rank, alpha) in wanted.items():
+            by_path[path].enable_lora(rank, lora_alpha=alpha)
         quantised.guard_saving(model)
         remember(model)
     names = _named(model)
@@ -190,7 +196,7 @@ def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
             found = tuple(names[name].shape) if name in names else "no such variable"
             raise UserError(
                 f'"{file}" holds {name} of shape {values.shape}, but the model "{model.name}" has '
-                f"{found}; it is of another model or rank."
+                f"{found}; it is of another model."
             )
     for name, values in tensors.items():
         names[name].assign(values)
@@ -210,6 +216,15 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
             f'"{file}" is no adapter that save_adapter wrote (format {facts.get("format")!r}).'
         )
     return facts, tensors
+
+
+def _shapes(layers: Sequence[Any]) -> dict[str, list[float]]:
+    """Rank and alpha of each adapter, by its layer's path."""
+    return {layer.path: [int(layer.lora_rank), float(layer.lora_alpha)] for layer in layers}
+
+
+def _told(shape: Sequence[float] | None) -> str:
+    return f"an adapter of rank {shape[0]} and alpha {shape[1]:g}" if shape else "no adapter"
 
 
 def _base(layer: keras.layers.Layer) -> Any:

@@ -14,6 +14,7 @@ import keras
 
 from tf_finetune.errors import UserError
 from tf_finetune.model.naming import variable_names
+from tf_finetune.optim.layerwise import with_exclusions
 from tf_finetune.optim.optimizers import LayerwiseAdamW
 
 # By variable and kind of slot.
@@ -85,7 +86,7 @@ def another(
     done = int(state.get(_ITERATIONS, 0))
     config = optimizer.get_config()
     config["learning_rate"] = Later(schedule, done) if done else schedule
-    return type(optimizer).from_config(config)
+    return with_exclusions(type(optimizer).from_config(config), optimizer)
 
 
 def state_of(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> State:

@@ -213,8 +213,17 @@ def layerwise(optimizer: keras.optimizers.Optimizer, multipliers: Pairs) -> Laye
     made = super(_Scaled, _class_from(base)).from_config(optimizer.get_config())
     made._multipliers = Multipliers(multipliers)
     made._wraps = {key: description[key] for key in ("module", "class_name", "registered_name")}
+    return with_exclusions(made, optimizer)
+
+
+def with_exclusions(made: Any, optimizer: keras.optimizers.Optimizer) -> Any:
+    """An optimiser that decays the weights that `optimizer` does, and no others.
+
+    What `exclude_from_weight_decay` says is in no configuration: Keras's `from_config`
+    makes an optimiser that decays them.
+    """
     for exclusion in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(optimizer, exclusion):  # set by a method, and in no configuration
+        if hasattr(optimizer, exclusion):
             setattr(made, exclusion, getattr(optimizer, exclusion))
     return made
 

@@ -21,13 +21,14 @@ from tf_finetune.fit.data_copy import Batch, batches_of, calls_python
 from tf_finetune.fit.loop import adamw_of, compile_phase
 from tf_finetune.fit.loss_checks import check_loss
 from tf_finetune.fit.objective import Objective
+from tf_finetune.fit.phased_checks import decay_and_norm
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 from tf_finetune.optim.carry import another
 from tf_finetune.phase_checks import check_phase
 from tf_finetune.rates.curve import RateCurve, curve_of, diverged
 from tf_finetune.rates.untouched import left_as_found
-from tf_finetune.value_checks import at_least, positive
+from tf_finetune.value_checks import at_least, positive, whole_number
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
 # Fewer say nothing once both ends are cut off.
@@ -45,8 +46,8 @@ def find_learning_rate(
     optimizer: keras.optimizers.Optimizer | None = None,
     backbone: keras.Model | str | None = None,
     batch_size: int = 32,
-    weight_decay: float = 0.01,
-    clip: float = 1.0,
+    weight_decay: float | None = None,
+    clip: float | None = None,
     lowest: float = LOWEST,
     highest: float = HIGHEST,
     steps: int = STEPS,
@@ -69,8 +70,8 @@ def find_learning_rate(
         optimizer: as in `fit_phases`.
         backbone: as in `fit_phases`.
         batch_size: of arrays.
-        weight_decay: of the default optimiser.
-        clip: of the default optimiser.
+        weight_decay: as in `fit_phases`.
+        clip: as in `fit_phases`.
         lowest: rate of the first step.
         highest: rate of the last step.
         steps: updates from one to the other, evenly by the rate's logarithm.
@@ -86,6 +87,8 @@ def find_learning_rate(
     phase = phase or Phase(train="all")
     check_phase(phase, "phase")
     rates = _rates(lowest, highest, steps)
+    decay, norm = decay_and_norm(weight_decay, clip, optimizer, [phase])
+    whole_number("batch_size", batch_size, 1)
     if not model.built:
         raise UserError(
             f'the model "{model.name}" has no weights yet; call it on a batch of inputs first, so '
@@ -105,7 +108,7 @@ def find_learning_rate(
         chosen = (
             another(optimizer, phase.learning_rate, {})
             if optimizer is not None
-            else adamw_of(flat, steps, groups, weight_decay=weight_decay, clip=clip)
+            else adamw_of(flat, steps, groups, weight_decay=decay, clip=norm)
         )
         with frozen_dropout_off(groups), contextlib.closing(batches_of(train, batch_size)) as own:
             losses = sweep(model, own, rates, Objective(loss=loss), chosen)
