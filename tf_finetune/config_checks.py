@@ -116,6 +116,7 @@ def check_values(config: FineTuneConfig) -> None:
     _check_formats(config)
     at_least("config.tune.trials", config.tune.trials, 1)
     at_least("config.tune.minutes", config.tune.minutes, 0)
+    at_least("config.tune.workers", config.tune.workers, 1)
     trained = _trained(config)
     tunes = set(trained) != {"head"} and "lora" not in trained
     if fit.l2_sp and not tunes:

@@ -177,6 +177,8 @@ class TuneConfig:
     Attributes:
         trials: at most so many.
         minutes: no trial begins after so many; 0 means any number.
+        workers: processes that try at the same time, each with its share of GPUs, or else of
+            cores.
         space: by setting, as `"fit.learning_rate"`, a list of values or a dict with `low`,
             `high` and perhaps `log`; in JSON on the command line. Empty means the
             recipe's rate within a factor of 10, `fit.weight_decay`, `model.dropout` and,
@@ -185,4 +187,5 @@ class TuneConfig:
 
     trials: int = 20
     minutes: float = 0.0
+    workers: int = 1
     space: Any = dataclasses.field(default_factory=dict)

@@ -12,6 +12,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.recipe import load_recipe
+from tf_finetune.tuning import loop
 from tf_finetune.tuning import study as module
 from tf_finetune.tuning.study import tune
 
@@ -53,7 +54,7 @@ def quick(monkeypatch):
                 reached(figure, i == len(found) - 1)
             return "the digest"
 
-        monkeypatch.setattr(module, "run_trial", run)
+        monkeypatch.setattr(loop, "run_trial", run)
         monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
         return tried
 
@@ -179,7 +180,7 @@ def test_what_was_cut_off_comes_to_the_same_trials(preset, tmp_path, quick):
 
 def test_a_budget_of_time_ends_it(preset, tmp_path, quick, monkeypatch):
     clock = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
     tried = quick(lambda number: [0.5])
     # 50 s each: after the second, 100 s have gone.
     tune(config_of(preset), tmp_path / "run", minutes=1.5, say=lambda line: None)
@@ -224,7 +225,7 @@ def test_another_folder_or_configuration_is_refused(preset, tmp_path, quick):
 def test_other_data_are_refused(preset, tmp_path, quick, monkeypatch):
     quick(lambda number: [0.5])
     tune(config_of(preset), tmp_path / "run", trials=1, say=lambda line: None)
-    monkeypatch.setattr(module, "run_trial", lambda *_: "another digest")
+    monkeypatch.setattr(loop, "run_trial", lambda *_: "another digest")
     with pytest.raises(UserError, match="holds a tuning on other data"):
         tune(config_of(preset), tmp_path / "run", trials=2, say=lambda line: None)
 

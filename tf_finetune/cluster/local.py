@@ -41,8 +41,15 @@ class Workers:
     grace: float
 
 
-def environments(count: int, environ: Mapping[str, str]) -> list[dict[str, str]]:
+def environments(
+    count: int, environ: Mapping[str, str], name: str = "--workers"
+) -> list[dict[str, str]]:
     """The share of GPUs, or else of cores, that each of `count` workers gets.
+
+    Args:
+        count: of workers.
+        environ: of this process.
+        name: of the setting that says how many.
 
     Raises:
         UserError: if GPUs cannot be divided.
@@ -50,7 +57,7 @@ def environments(count: int, environ: Mapping[str, str]) -> list[dict[str, str]]
     gpus = _gpus(environ)
     if len(gpus) % count:
         raise UserError(
-            f"--workers is {count}, but there are {len(gpus)} GPUs, which cannot be divided among "
+            f"{name} is {count}, but there are {len(gpus)} GPUs, which cannot be divided among "
             f"them; choose another number, or name some in {_GPUS} (-1 for none)."
         )
     if gpus:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,20 @@ from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
 from tf_finetune.finished import FitResult
-from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.model import heads
 from tf_finetune.settings import TuneConfig
 from tf_finetune.stopping import Stop
 from tf_finetune.train import fine_tune
-from tf_finetune.tuning.space import Space, own_values, read_space, suggested, with_values
+from tf_finetune.tuning.loop import try_settings
+from tf_finetune.tuning.space import Space, read_space, with_values
+from tf_finetune.tuning.storage import ended, open_study, take_up
 from tf_finetune.tuning.told import account, recipe
-from tf_finetune.tuning.trials import run_trial
+from tf_finetune.tuning.workers import try_together
 from tf_finetune.workdir import check_writable, write_atomically
 
-CONFIG, TRIALS, TOLD, RECIPE, BEST = "tuning.json", "trials.db", "tuning.md", "best.py", "best"
-_TRIAL = "trial"
+CONFIG, TOLD, RECIPE, BEST = "tuning.json", "tuning.md", "best.py", "best"
 # More may be asked for when the same command goes on.
-_BUDGET = ("tune.trials", "tune.minutes")
-# Before these no trial is pruned, and settings are drawn at random.
-_FREE = 5
+_BUDGET = ("tune.trials", "tune.minutes", "tune.workers")
 
 
 def tune(
@@ -41,6 +37,7 @@ def tune(
     *,
     trials: int | None = None,
     minutes: float | None = None,
+    workers: int | None = None,
     command: str = "",
     stop: Stop | None = None,
     say: Callable[[str], None] = print,
@@ -58,6 +55,7 @@ def tune(
         data: as in `fine_tune`.
         trials: instead of `config.tune.trials`.
         minutes: instead of `config.tune.minutes`.
+        workers: instead of `config.tune.workers`.
         command: how it was started, for the report.
         stop: for the final run, as in `fine_tune`.
         say: where lines for people go.
@@ -72,31 +70,39 @@ def tune(
         config.tune,
         trials=config.tune.trials if trials is None else trials,
         minutes=config.tune.minutes if minutes is None else minutes,
+        workers=config.tune.workers if workers is None else workers,
     )
     config, run = dataclasses.replace(config, tune=budget), Path(workdir)
     config.validate()
     space = read_space(config)
-    _check(config)
+    _check(config, data)
     check_writable(run)
     # Each trial has graphs of its own.
     with locked(run), quiet.without_retracing():
         _begin(run, config)
-        study = _study(config, run)
-        _take_up(study, config, space)
-        while _goes_on(study, budget):
-            _one(study, config, space, run, data, say)
+        study = open_study(config, run)
+        take_up(study, config, space)
+        if budget.workers > 1:
+            try_together(config, run, say)
+        else:
+            try_settings(study, config, space, run, data, say)
         best = _keep(study, config, space, run)
-        say(f"best of {len(_ended(study))} trials: {study.best_value:.4f}; now the run with it")
+        say(f"best of {len(ended(study))} trials: {study.best_value:.4f}; now the run with it")
         return fine_tune(best, run / BEST, data, command=command, stop=stop, say=say)
 
 
-def _check(config: FineTuneConfig) -> None:
+def _check(config: FineTuneConfig, data: Any) -> None:
     if importlib.util.find_spec("optuna") is None:
         raise UserError('tuning needs optuna; run `pip install "tf_finetune[tune]"`.')
     if config.fit.strategy != "none":
         raise UserError(
             f'config.fit.strategy is "{config.fit.strategy}"; tuning runs on one device so far: '
             'set it to "none", and train with the recipe it finds on more.'
+        )
+    if config.tune.workers > 1 and data is not None:
+        raise UserError(
+            f"config.tune.workers is {config.tune.workers}, but data is given from Python, which "
+            "other processes cannot read; set config.data.path or config.data.tfds, or workers=1."
         )
 
 
@@ -123,113 +129,14 @@ def _begin(run: Path, config: FineTuneConfig) -> None:
         )
 
 
-def _study(config: FineTuneConfig, run: Path) -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(
-        storage=f"sqlite:///{(run / TRIALS).resolve()}",
-        study_name="tune",
-        direction="maximize" if heads.monitor(config.model.task)[1] == "max" else "minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_FREE),
-        load_if_exists=True,
-    )
-
-
-def _take_up(study: Any, config: FineTuneConfig, space: Space) -> None:
-    """Puts a trial that was cut off in front again; at the start, the recipe's own settings."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
-    if not study.get_trials(deepcopy=False):
-        own = own_values(config, space)
-        if own is not None:
-            study.enqueue_trial(own)
-
-
-def _ended(study: Any) -> list[Any]:
-    from optuna.trial import TrialState
-
-    states = [TrialState.COMPLETE, TrialState.PRUNED]
-    return study.get_trials(deepcopy=False, states=states)
-
-
-def _goes_on(study: Any, budget: TuneConfig) -> bool:
-    ended = _ended(study)
-    spent = sum(trial.user_attrs["seconds"] for trial in ended)
-    in_time = not budget.minutes or spent < 60 * budget.minutes
-    return len(ended) < budget.trials and (in_time or not ended)
-
-
-def _one(
-    study: Any,
-    config: FineTuneConfig,
-    space: Space,
-    run: Path,
-    data: Any,
-    say: Callable[[str], None],
-) -> None:
-    """Asks for settings, tries them and tells what came of it."""
-    import optuna
-
-    number = len(_ended(study)) + 1
-    # By its number, so that a tuning that was stopped comes to the same trials.
-    study.sampler = optuna.samplers.TPESampler(
-        seed=config.fit.seed + number, n_startup_trials=_FREE
-    )
-    trial = study.ask()
-    values = suggested(trial, space, config)
-    say(f"trial {number}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
-    figures: list[float] = []
-
-    def reached(figure: float, last: bool) -> None:
-        figures.append(figure)
-        trial.report(figure, step=len(figures))
-        say(f"trial {number}: {figure:.4f} after phase {len(figures)}")
-        if not last and trial.should_prune():
-            raise optuna.TrialPruned
-
-    began, folder = time.perf_counter(), run / _TRIAL
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    state, how = None, "finished"
-    try:
-        tried = dataclasses.replace(with_values(config, values), tune=TuneConfig())
-        tried.validate()
-        digest = run_trial(tried, folder, run / "cache", data, reached, _nowhere)
-        _check_same(study, digest, run)
-    except optuna.TrialPruned:
-        state, how = optuna.trial.TrialState.PRUNED, "pruned"
-    except Diverged:
-        state, how = optuna.trial.TrialState.PRUNED, "diverged"
-    shutil.rmtree(folder, ignore_errors=True)
-    trial.set_user_attr("figures", figures)
-    trial.set_user_attr("how", how)
-    trial.set_user_attr("seconds", time.perf_counter() - began)
-    if state:
-        study.tell(trial, state=state)
-        say(f"trial {number}: {how}")
-    else:
-        study.tell(trial, figures[-1])
-
-
-def _check_same(study: Any, digest: str, run: Path) -> None:
-    if study.user_attrs.get("data", digest) != digest:
-        raise UserError(f'"{run}" holds a tuning on other data; choose another workdir.')
-    study.set_user_attr("data", digest)
-
-
 def _keep(study: Any, config: FineTuneConfig, space: Space, run: Path) -> FineTuneConfig:
     """Writes the table and the recipe; returns the best configuration."""
     from optuna.trial import TrialState
 
-    ended = _ended(study)
-    if not any(trial.state == TrialState.COMPLETE for trial in ended):
+    trials = ended(study)
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
         raise UserError(
-            f"all {len(ended)} trials diverged; give config.tune.space lower rates, in another "
+            f"all {len(trials)} trials diverged; give config.tune.space lower rates, in another "
             "workdir."
         )
     best = study.best_trial
@@ -241,14 +148,10 @@ def _keep(study: Any, config: FineTuneConfig, space: Space, run: Path) -> FineTu
             "how": "best" if trial.number == best.number else trial.user_attrs["how"],
             "seconds": trial.user_attrs["seconds"],
         }
-        for trial in ended
+        for trial in trials
     ]
     write_atomically(run / TOLD, account(monitor, list(space), rows))
     chosen = dataclasses.replace(with_values(config, best.params), tune=TuneConfig())
-    opening = f"The best of {len(ended)} trials, {monitor} {best.value:.4f}; see tuning.md."
+    opening = f"The best of {len(trials)} trials, {monitor} {best.value:.4f}; see tuning.md."
     write_atomically(run / RECIPE, recipe(chosen, opening))
     return chosen
-
-
-def _nowhere(line: str) -> None:
-    """Takes what a trial says of its steps."""

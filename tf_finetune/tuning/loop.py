@@ -1,0 +1,118 @@
+"""Trials of a tuning, one after another as long as its budget lasts."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tf_finetune.config import FineTuneConfig
+from tf_finetune.errors import UserError
+from tf_finetune.fit.spike_guard import Diverged
+from tf_finetune.settings import TuneConfig
+from tf_finetune.tuning.space import Space, suggested, with_values
+from tf_finetune.tuning.storage import FREE, ended, goes_on, one_at_a_time, running
+from tf_finetune.tuning.trials import run_trial
+
+
+def try_settings(
+    study: Any,
+    config: FineTuneConfig,
+    space: Space,
+    run: Path,
+    data: Any,
+    say: Callable[[str], None],
+    worker: int = 0,
+) -> None:
+    """Asks for settings, tries them and tells what came of it, again and again.
+
+    Args:
+        study: of `open_study`; others may be at it too.
+        config: of the tuning.
+        space: what is tried.
+        run: the folder of the tuning.
+        data: as in `fine_tune`.
+        say: where lines for people go.
+        worker: of several, which has folders of its own.
+    """
+    suffix = f"-{worker}" if worker else ""
+    folder, cache = run / f"trial{suffix}", run / f"cache{suffix}"
+    while (asked := _asked(study, config, space, run)) is not None:
+        trial, number, values = asked
+        say(f"trial {number}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
+        tried = dataclasses.replace(with_values(config, values), tune=TuneConfig())
+        _one(study, trial, number, tried, folder, cache, data, say)
+
+
+def _asked(
+    study: Any, config: FineTuneConfig, space: Space, run: Path
+) -> tuple[Any, int, dict[str, Any]] | None:
+    """The next trial, its number and its settings; None where the budget is used up."""
+    import optuna
+
+    with one_at_a_time(run):
+        if not goes_on(study, config.tune):
+            return None
+        number = len(ended(study)) + running(study) + 1
+        # By its number, so that a tuning that was stopped comes to the same trials.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=config.fit.seed + number, n_startup_trials=FREE
+        )
+        trial = study.ask()
+        return trial, number, suggested(trial, space, config)
+
+
+def _one(
+    study: Any,
+    trial: Any,
+    number: int,
+    config: FineTuneConfig,
+    folder: Path,
+    cache: Path,
+    data: Any,
+    say: Callable[[str], None],
+) -> None:
+    import optuna
+
+    figures: list[float] = []
+
+    def reached(figure: float, last: bool) -> None:
+        figures.append(figure)
+        trial.report(figure, step=len(figures))
+        say(f"trial {number}: {figure:.4f} after phase {len(figures)}")
+        if not last and trial.should_prune():
+            raise optuna.TrialPruned
+
+    began = time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    state, how = None, "finished"
+    try:
+        config.validate()
+        _check_same(study, run_trial(config, folder, cache, data, reached, _nowhere), folder.parent)
+    except optuna.TrialPruned:
+        state, how = optuna.trial.TrialState.PRUNED, "pruned"
+    except Diverged:
+        state, how = optuna.trial.TrialState.PRUNED, "diverged"
+    shutil.rmtree(folder, ignore_errors=True)
+    trial.set_user_attr("figures", figures)
+    trial.set_user_attr("how", how)
+    trial.set_user_attr("seconds", time.perf_counter() - began)
+    if state:
+        study.tell(trial, state=state)
+        say(f"trial {number}: {how}")
+    else:
+        study.tell(trial, figures[-1])
+
+
+def _check_same(study: Any, digest: str, run: Path) -> None:
+    if study.user_attrs.get("data", digest) != digest:
+        raise UserError(f'"{run}" holds a tuning on other data; choose another workdir.')
+    study.set_user_attr("data", digest)
+
+
+def _nowhere(line: str) -> None:
+    """Takes what a trial says of its steps."""
