@@ -42,11 +42,13 @@ WORK: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def run_ours(data: str, settings: list[str], folder: Path) -> dict[str, Any]:
-    """One run of the command line."""
+def run_ours(data: str, settings: list[str], digest: str, folder: Path) -> dict[str, Any]:
+    """One run of the command line, on the split of this digest."""
     command = [sys.executable, "-m", "tf_finetune.main", f"--config={CONFIGS / f'{data}.py'}"]
     seconds = timed([*command, *settings, f"--workdir={folder / 'run'}"])
     card = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
+    if card["data_digest"] != digest:
+        raise RuntimeError("the run was made on another split than the peer's; nothing to compare")
     return {
         "seconds": seconds,
         "validation": card["validation"]["accuracy"],
@@ -74,7 +76,8 @@ def run_pair(data: str, work: str, seed: int, out: Path) -> tuple[dict[str, Any]
         folder = Path(temporary)
         digest, size = write_split(config, folder, "image"), config.model.image_size
         key = {"data": data, "seed": seed, "rows": {"digest": digest}}
-        ours = once(out, key | {"ours": settings}, partial(run_ours, data, settings, folder))
+        run = partial(run_ours, data, settings, digest, folder)
+        ours = once(out, key | {"ours": settings}, run)
         peer = once(out, key | {"peer": [*told, size]}, partial(run_peer, told, size, seed, folder))
     return ours, peer
 
