@@ -2,20 +2,25 @@
 
 import dataclasses
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
 
 from tests import runs
 from tests.pictures import arrays_of_pictures
-from tests.runs import config_for, without_times
+from tests.runs import CLASSES, config_for, without_times
+from tests.tiny import VOCABULARY, tiny_backbone
 from tests.tiny_pictures import save_image_preset
-from tf_finetune import one_phase
+from tf_finetune import kept as kept_of
+from tf_finetune import one_phase, train
+from tf_finetune.assemble import set_up
 from tf_finetune.config import Phase
 from tf_finetune.data.views import ViewStore
 from tf_finetune.errors import UserError
 from tf_finetune.fit import frozen_part, planned_cuts
-from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.resuming import SaveState
+from tf_finetune.model.task import TextTask
 from tf_finetune.train import fine_tune
 
 LAST = Phase(name="last", train="last:1", epochs=3, learning_rate=1e-2)
@@ -138,9 +143,12 @@ def killed_at(monkeypatch, call):
     monkeypatch.setattr(SaveState, "on_train_batch_end", stopped)
 
 
-def test_a_stopped_head_finds_its_features_again(preset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("half", [False, True])
+def test_a_stopped_head_finds_its_features_again(preset, tmp_path, monkeypatch, half):
     """Also where its pass over the rows makes the activations of a later phase."""
     changes = {"save_every": 1, "probe_baseline": True}
+    if half:  # what the head trains on is computed in it too
+        changes |= {"precision": "bfloat16", "pooling": "backbone"}
     with monkeypatch.context() as patch:
         killed_at(patch, 2)
         with pytest.raises(KeyboardInterrupt):
@@ -164,7 +172,7 @@ def test_a_run_goes_on_with_what_it_kept(preset, tmp_path, monkeypatch, damaged)
     if damaged:
         file.write_bytes(b"x" * file.stat().st_size)
     with monkeypatch.context() as patch:
-        patch.setattr(FrozenPart, "remove", lambda self: None)
+        patch.setattr(train, "remove_kept", lambda folder: None)
         again, said = run(preset, tmp_path / "killed", **changes)
     assert "goes on from phase last, epoch 2, update 2" in said
     assert (before != file.stat().st_mtime_ns) == damaged
@@ -252,6 +260,49 @@ def test_a_run_goes_on_with_its_views(preset, tmp_path, monkeypatch):
 def test_as_many_views_as_epochs_do_not_pay(preset, tmp_path):
     _, said = run(preset, tmp_path / "run", token_deletion=0.2, cache_views=3)
     assert told(said, NOT_CUT) == [NOT_CUT + "there are as many views as epochs"]
+
+
+def test_what_is_kept_is_found_by_the_same_computation_alone(tmp_path):
+    """Of a preset that is changed in place, under its own name."""
+    file, seen = tmp_path / "tiny.keras", []
+
+    def kept(vocabulary=VOCABULARY, exact_gelu=False, **options):
+        keras.utils.set_random_seed(1)
+        tokenizer = keras_hub.models.BertTokenizer(list(vocabulary), lowercase=True)
+        preprocessor = keras_hub.models.BertTextClassifierPreprocessor(
+            tokenizer, sequence_length=16
+        )
+        backbone = tiny_backbone(num_layers=2)
+        task = TextTask(
+            backbone, preprocessor, "classification", CLASSES, exact_gelu=exact_gelu, **options
+        )
+        task.save(file)
+        head = Phase(name="head", train="head")
+        config = config_for(file, phases=(head, LAST), probe_baseline=False, pooling="mean")
+        said: list[str] = []
+        setup = set_up(config, tmp_path / "cache", runs.classes(), say=said.append)
+        frozen = kept_of.frozen_part(setup, config, tmp_path / "cache", said.append)
+        rows = setup.prepared.splits["train"][:4]
+        features = frozen.features(1).batch(rows)
+        now = setup.task.encoder(setup.store.batch(rows), training=False)
+        np.testing.assert_allclose(features, now, atol=1e-6)
+        seen.append({path.name for path in (tmp_path / "cache").glob("activations-*")})
+        return any("has been run over all rows before" in line for line in said)
+
+    swapped = list(VOCABULARY)
+    swapped[5], swapped[6] = swapped[6], swapped[5]
+    assert not kept()
+    assert kept()
+    assert not kept(exact_gelu=True)
+    assert not kept(vocabulary=swapped)
+    assert kept()
+    assert [len(names) for names in seen] == [1, 1, 2, 3, 3]
+
+
+def test_a_head_sees_rows_as_they_are_and_says_so(preset, tmp_path):
+    head = Phase(name="head", train="head", epochs=1)
+    _, said = run(preset, tmp_path / "run", phases=(head, LAST), token_deletion=0.2)
+    assert "phase head: the head sees the rows as they are, which config.data changes" in said
 
 
 def test_a_head_that_is_solved_takes_no_turns_at_views(preset, tmp_path):

@@ -179,7 +179,7 @@ def check_int8(run, folder):
 
 def test_a_plan(image_preset, pictures):
     lines = plan(settings(image_preset, pictures))
-    assert "pictures of 32 x 32 pixels" in lines
+    assert "pictures resized to 32 x 32 pixels" in lines
     assert "tune" in lines
 
 

@@ -15,6 +15,8 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data import sources
 from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import Prepared, prepare
+from tf_finetune.data.tags import tag_names
+from tf_finetune.data_checks import TOKENS
 from tf_finetune.fit import precision
 from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.distribution import check_batch_norms
@@ -23,7 +25,7 @@ from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.step_checks import check_noise, check_step
 from tf_finetune.fit.steps import step_of
 from tf_finetune.fit.strategy import check_global_batch
-from tf_finetune.inputs import Inputs, head_of, inputs_of
+from tf_finetune.inputs import Inputs, inputs_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.headed import HeadedTask
@@ -153,9 +155,27 @@ def task_of(
         say: where lines for people go.
     """
     model = config.model
-    task = inputs.task(**head_of(config, class_names, targets))
+    task = inputs.task(**_head_of(config, class_names, targets))
     if any(phase.train == "lora" for phase in phases):
         rank, alpha, targeted = model.lora_rank, model.lora_alpha, model.lora_targets
         adapted = add_lora(task.network, rank, alpha, targeted, backbone=task.backbone)
         say(f"LoRA of rank {rank} beside {len(adapted)} kernels")
     return task
+
+
+def _head_of(
+    config: FineTuneConfig, class_names: Sequence[str], targets: np.ndarray
+) -> dict[str, Any]:
+    """What `Inputs.task` needs to know; of token classification, `class_names` are entities'."""
+    model = config.model
+    regression = model.task == "regression"
+    if model.task == TOKENS:
+        class_names = tag_names(class_names)
+    return {
+        "kind": model.task,
+        "class_names": tuple(class_names) or (config.data.label,),
+        "pooling": model.pooling,
+        "dropout": model.dropout,
+        "target_mean": float(targets.mean()) if regression else 0.0,
+        "target_std": float(targets.std()) if regression else 1.0,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +20,7 @@ from tf_finetune.data.pictures.store import Look, PixelStore, pixel_store
 from tf_finetune.data.pieces import PieceLabels, PieceStore, lost, piece_store
 from tf_finetune.data.pipeline import Noise, Store
 from tf_finetune.data.prepare import Prepared
-from tf_finetune.data.tags import tag_names
-from tf_finetune.data.text import choose_length, texts_of, tokenize
+from tf_finetune.data.text import choose_length, facts_of, texts_of, tokenize
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.model import presets
@@ -70,6 +69,10 @@ class Inputs(Protocol):
     @property
     def words(self) -> str:
         """The same for people."""
+
+    @property
+    def facts(self) -> str:
+        """All that decides which numbers a row becomes."""
 
 
 def inputs_of(config: FineTuneConfig, data: Any = None) -> Inputs:
@@ -160,6 +163,11 @@ class Texts:
         """The same for people."""
         return f"{self._preprocessor.sequence_length} tokens at most"
 
+    @property
+    def facts(self) -> str:
+        """The tokenizer's settings and vocabulary."""
+        return facts_of(self._preprocessor)
+
 
 class Words(Texts):
     """`Inputs` of texts whose words have labels."""
@@ -248,31 +256,12 @@ class Pictures:
     @property
     def words(self) -> str:
         """The same for people."""
-        return "pictures of {} x {} pixels".format(*self._look.size)
+        return "pictures resized to {} x {} pixels".format(*self._look.size)
 
-
-def head_of(
-    config: FineTuneConfig, class_names: Sequence[str], targets: np.ndarray
-) -> dict[str, Any]:
-    """What `Inputs.task` needs to know of a run's task.
-
-    Args:
-        config: of the run.
-        class_names: none for regression; for token classification the types of entities.
-        targets: labels of the training rows.
-    """
-    model = config.model
-    regression = model.task == "regression"
-    if model.task == TOKENS:
-        class_names = tag_names(class_names)
-    return {
-        "kind": model.task,
-        "class_names": tuple(class_names) or (config.data.label,),
-        "pooling": model.pooling,
-        "dropout": model.dropout,
-        "target_mean": float(targets.mean()) if regression else 0.0,
-        "target_std": float(targets.std()) if regression else 1.0,
-    }
+    @property
+    def facts(self) -> str:
+        """How pictures are resized."""
+        return str(dataclasses.asdict(self._look))
 
 
 def check_scorer() -> None:

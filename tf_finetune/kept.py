@@ -83,7 +83,7 @@ def frozen_part(
     changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
     keeping = Keeping(
         folder=folder,
-        inputs=f"{setup.prepared.digest} {setup.inputs.size} {model} {changed}",
+        inputs=f"{setup.prepared.digest} {setup.inputs.facts} {model} {changed}",
         computed=f"{setup.precision} {tf.distribute.get_strategy().num_replicas_in_sync}",
         dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
         memory=int(fit.cache_memory * _GB),

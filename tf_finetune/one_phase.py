@@ -57,6 +57,8 @@ def run_phase(
     views = None if solved or network is task.network else views_of(setup, config)
     if views:
         say(f"phase {phase.name}: epochs take turns at {views.views} changed versions of each row")
+    elif network is task.head and setup.inputs.noise:
+        say(f"phase {phase.name}: the head sees the rows as they are, which config.data changes")
     kept = 0.0 if network is task.network or not frozen else frozen.share(number)
     if solved:
         result = solve_phase(

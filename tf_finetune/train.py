@@ -21,6 +21,7 @@ from tf_finetune.exports import every_format
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
+from tf_finetune.fit.frozen_part import remove_kept
 from tf_finetune.fit.interpolation import interpolates
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.strategy import told_by_chief
@@ -197,4 +198,4 @@ def _train(
         state.probe = state.probe or came[1]
         ongoing.save()
     if frozen:
-        frozen.remove()
+        remove_kept(run / "cache")

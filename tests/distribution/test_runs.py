@@ -21,7 +21,7 @@ RUNS = (
     whole_runs.kept,
     whole_runs.pictures,
 )
-CASES, EACH = named(*RUNS), [case.__name__ for case in RUNS]
+EACH = [case.__name__ for case in RUNS]
 
 pytestmark = pytest.mark.slow
 
@@ -36,13 +36,14 @@ def presets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(presets, tmp_path_factory):
     around = [environment(**{whole_runs.PRESETS: presets})]
-    return outcomes("none", CASES, tmp_path_factory.mktemp("one"), around)[0]
+    names = named(*RUNS, whole_runs.uncached)
+    return outcomes("none", names, tmp_path_factory.mktemp("one"), around)[0]
 
 
 @pytest.fixture(scope="module")
 def devices(presets, tmp_path_factory):
     around = environment(TF_FINETUNE_LOGICAL_CPUS="2", **{whole_runs.PRESETS: presets})
-    return outcomes("mirrored", CASES, tmp_path_factory.mktemp("two"), [around])[0]
+    return outcomes("mirrored", named(*RUNS), tmp_path_factory.mktemp("two"), [around])[0]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def workers(presets, tmp_path_factory):
 @pytest.mark.parametrize("case", EACH)
 def test_a_run_ends_the_same(case, alone, devices, workers):
     # Half precision rounds the sums of parts otherwise.
-    tolerance = 1e-2 if case in ("half", "kept") else 1e-6
+    tolerance = 1e-2 if case == "half" else 1e-6
     for found in (devices, *workers(case)):
         assert_near(of(found, case, "weight"), of(alone, case, "weight"), tolerance)
         assert_near(of(found, case, "history"), of(alone, case, "history"), 10 * tolerance)
@@ -83,6 +84,9 @@ def test_each_host_keeps_what_is_frozen(alone, devices, workers):
     for found in (alone, devices, workers("kept")[0]):
         (line,) = [line for line in found["kept/said"] if "trains on kept activations" in line]
         assert line.startswith("phase last: ")
+        whole = {k.replace("uncached", "kept"): v for k, v in of(alone, "uncached", "w").items()}
+        assert_near(of(found, "kept", "weight"), whole, 1e-6)
+    assert not [line for line in alone["uncached/said"] if "kept activations" in line]
 
 
 def test_a_run_goes_on_where_the_chief_alone_has_what_was_kept(presets, workers, tmp_path):

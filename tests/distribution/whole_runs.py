@@ -113,7 +113,12 @@ def half(strategy):
     return run(strategy, phases="full", precision="float16", epochs=2, learning_rate=1e-3)
 
 
-def kept(strategy):
+def uncached(strategy):
+    """As `kept`, but each phase on the whole network."""
+    return kept(strategy, cache=False)
+
+
+def kept(strategy, cache=True):
     """The head on kept features, then the last block on kept activations."""
     # Or so small a model would not be cut.
     with mock.patch.object(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1}):
@@ -123,8 +128,8 @@ def kept(strategy):
                 Phase(name="head", train="head", epochs=2, learning_rate=1e-2),
                 Phase(name="last", train="last:1", epochs=3, learning_rate=1e-3),
             ),
-            precision="bfloat16",
             save_every=1,
+            cache=cache,
         )
 
 

@@ -65,6 +65,24 @@ def test_the_head_on_features_equals_the_whole_network(task, store):
     )
 
 
+def test_features_that_are_damaged_are_none_or_right(tmp_path):
+    file = tmp_path / "features.npz"
+    found = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    keep_features(file, found)
+    content = file.read_bytes()
+    np.testing.assert_array_equal(kept_features(file), found)
+    refused = 0
+    for place in range(len(content)):
+        for bit in (0, 3, 7):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            file.write_bytes(damaged)
+            again = kept_features(file)
+            refused += again is None
+            assert again is None or np.array_equal(again, found), (place, bit)
+    assert refused > len(content)
+
+
 def test_a_feature_store_gives_rows_in_any_order():
     store = FeatureStore(np.eye(3, dtype="float32"))
     np.testing.assert_array_equal(store.batch(np.array([2, 0])), np.eye(3)[[2, 0]])

@@ -9,6 +9,7 @@ import pytest
 from tests import runs
 from tf_finetune.config import differences
 from tf_finetune.errors import UserError
+from tf_finetune.fit import planned_cuts
 from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.recipe import load_recipe
@@ -117,6 +118,33 @@ def test_the_frozen_backbone_is_run_once_for_all_trials(preset, tmp_path, monkey
     (tmp_path / "other" / "tuning.json").write_text(config.to_json())
     tune(config, tmp_path / "other", runs.classes(), trials=1, say=lambda line: None)
     assert len(passes) == 2
+
+
+def test_trials_share_activations_which_go_when_all_have_ended(preset, tmp_path, monkeypatch):
+    left = []
+
+    def removed(folder):
+        left.append({path.name.partition("-")[0] for path in folder.iterdir()})
+        remove(folder)
+
+    remove = module.remove_kept
+    monkeypatch.setattr(module, "remove_kept", removed)
+    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 0, "GPU": 0})
+    passes, make = [], FrozenPart._make
+
+    def counted(*args):
+        passes.append(1)
+        return make(*args)
+
+    monkeypatch.setattr(FrozenPart, "_make", counted)
+    config = config_of(preset, phases="gradual")
+    config.tune.space = {"fit.weight_decay": [0.0, 0.1]}
+    tune(config, tmp_path / "run", runs.classes(), trials=2, say=lambda line: None)
+    assert len(passes) == 1
+    assert left == [{"rows.arrow", "splits.npz", "tokens", "features", "activations"}]
+    names = {path.name.partition("-")[0] for path in (tmp_path / "run" / "cache").iterdir()}
+    assert names == {"rows.arrow", "splits.npz", "tokens"}
 
 
 def test_no_trial_sees_a_test_row(preset, tmp_path, monkeypatch):

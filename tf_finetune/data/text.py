@@ -148,6 +148,16 @@ def tokenize(
     )
 
 
+def facts_of(preprocessor: Any) -> str:
+    """All that decides which tokens a text becomes."""
+    tokenizer = preprocessor.tokenizer
+    # A name is counted up in a process; what a preset keeps in files is left out.
+    config = tokenizer.get_config() | {"name": ""}
+    files = tokenizer.get_vocabulary(), getattr(tokenizer, "merges", None)
+    facts = [preprocessor.sequence_length, config, *files]
+    return json.dumps(facts, default=str, sort_keys=True)
+
+
 def read_tokens(
     preprocessor: Any,
     of_rows: Callable[[np.ndarray], list[dict[str, np.ndarray]]],
@@ -170,11 +180,7 @@ def read_tokens(
         int64 (count + 1,), where the tokens of each row begin, and by name the arrays of all
         rows behind each other.
     """
-    key = json.dumps(
-        [digest, count, preprocessor.sequence_length, preprocessor.tokenizer.get_config()],
-        default=str,
-        sort_keys=True,
-    )
+    key = f"{digest} {count} {facts_of(preprocessor)}"
     cached = folder / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not cached.exists():
         _write(of_rows, count, np.sort(rows), cached)

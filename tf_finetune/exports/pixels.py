@@ -6,7 +6,7 @@ from typing import Any
 
 from tf_finetune.data.pictures.store import Look
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _BMP = b"\x89PNG\r\n\x1a\n", b"BM"
 _KERNELS = {
     "bilinear": "triangle",
     "bicubic": "keyscubic",
@@ -18,25 +18,65 @@ _KERNELS = {
 def decoded(content: Any) -> Any:
     """One file's bytes, a scalar string, as (height, width, 3) uint8; alpha is put over white.
 
-    JPEG, PNG, GIF (the first frame) and BMP. What EXIF data say of a picture's orientation is
-    not heeded: TensorFlow does not read it.
+    JPEG, PNG, GIF (the first frame, transparent parts black) and BMP of 8 or 24 bits; others
+    raise an error. What EXIF data say of a picture's orientation is not heeded: TensorFlow does
+    not read it.
     """
     import tensorflow as tf
 
-    def png() -> Any:
-        pixels = tf.cast(tf.io.decode_png(content, channels=4), tf.float32)
-        share = pixels[..., 3:] / 255
-        return tf.cast(tf.round(pixels[..., :3] * share + 255 * (1 - share)), tf.uint8)
+    def begins(with_: bytes) -> Any:
+        return tf.equal(tf.strings.substr(content, 0, len(with_)), with_)
 
-    def other() -> Any:
+    def gif() -> Any:
         return tf.io.decode_image(content, channels=3, expand_animations=False)
 
     def jpeg() -> Any:
         return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
 
-    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG)
-    pixels = tf.cond(tf.io.is_jpeg(content), jpeg, lambda: tf.cond(is_png, png, other))
-    return tf.ensure_shape(pixels, [None, None, 3])
+    kinds = [
+        (tf.io.is_jpeg(content), jpeg),
+        (begins(_PNG), lambda: _png(content)),
+        (begins(_BMP), lambda: _bmp(content)),
+    ]
+    return tf.ensure_shape(tf.case(kinds, default=gif), [None, None, 3])
+
+
+def _png(content: Any) -> Any:
+    import tensorflow as tf
+
+    pixels = tf.cast(tf.io.decode_png(content, channels=4), tf.float32)
+    depth, alpha = tf.cast(_bytes(content, 24, 1)[0], tf.int32), pixels[..., 3:]
+    # Where a file of fewer than 8 bits has no alpha, TensorFlow puts in its largest value.
+    most = tf.cast(tf.bitwise.left_shift(1, depth) - 1, tf.float32)
+    absent = tf.logical_and(depth < 8, tf.reduce_all(tf.equal(alpha, most)))
+    share = tf.where(absent, 1.0, alpha / 255)
+    return tf.cast(tf.round(pixels[..., :3] * share + 255 * (1 - share)), tf.uint8)
+
+
+def _bmp(content: Any) -> Any:
+    import tensorflow as tf
+
+    def paletted() -> Any:
+        # TensorFlow gives the numbers of colours; these stand in front of the pixels.
+        numbers = tf.io.decode_bmp(content, channels=3)[..., 0]
+        begin, end = 14 + _number(content, 14), _number(content, 10)
+        colours = tf.reshape(_bytes(content, begin, end - begin), [-1, 4])[:, 2::-1]
+        return tf.gather(colours, tf.cast(numbers, tf.int32))
+
+    depth = _bytes(content, 28, 1)[0]
+    return tf.cond(depth == 8, paletted, lambda: tf.io.decode_bmp(content, channels=3))
+
+
+def _number(content: Any, place: int) -> Any:
+    import tensorflow as tf
+
+    return tf.io.decode_raw(tf.strings.substr(content, place, 4), tf.int32)[0]
+
+
+def _bytes(content: Any, place: Any, count: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.io.decode_raw(tf.strings.substr(content, place, count), tf.uint8)
 
 
 def resized(pixels: Any, look: Look) -> Any:

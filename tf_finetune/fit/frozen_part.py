@@ -26,7 +26,7 @@ from tf_finetune.fit.frozen_pass import frozen_pass
 from tf_finetune.fit.planned_cuts import Planned
 from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
-from tf_finetune.model.digests import digest_of
+from tf_finetune.model.digests import digest_of, settings_of
 from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of
 
 
@@ -96,7 +96,7 @@ class FrozenPart:
         everywhere = so_on_all_hosts(found is not None)
         if found is None or not everywhere:
             self._say(f"phase {name}: running the frozen backbone once over all rows")
-            found = self._run_backbone(place, folders)
+            found = self._run_backbone(place, folders).astype("float32")
             feature_cache.keep_features(file, found)
         else:
             self._say(f"phase {name}: the frozen backbone has been run over all rows before")
@@ -145,13 +145,6 @@ class FrozenPart:
         """Of the network's multiplications, those that a phase is spared in each step."""
         return self._planned[place].share
 
-    def remove(self) -> None:
-        """Removes all activations of the run, which no phase needs any more."""
-        for folder in self._keeping.folder.glob("activations-*"):
-            shutil.rmtree(folder)
-        for file in self._keeping.folder.glob("features-*.npz"):
-            file.unlink()
-
     def _run_backbone(self, place: int, folders: dict[int, Path]) -> np.ndarray:
         """The features of all rows."""
         if folders:
@@ -169,7 +162,8 @@ class FrozenPart:
         """Of all that decides what they are, to the bit: what is computed beside them too."""
         keeping = self._keeping
         beside = [cut.ends() for cut in self._made_by(place).values()]
-        facts = [keeping.inputs, keeping.computed, keeping.batch, beside]
+        settings = settings_of([self._encoder])
+        facts = [keeping.inputs, keeping.computed, keeping.batch, beside, settings]
         total = hashlib.sha256(json.dumps(facts).encode() + self._all.tobytes())
         for variable in self._encoder.weights:
             total.update(digest_of(variable).encode())
@@ -266,13 +260,22 @@ class FrozenPart:
         for place, cut in self._made_by(host).items():
             if place < first:
                 continue
-            total = hashlib.sha256(json.dumps([*facts, cut.ends()]).encode() + rows)
+            settings = settings_of(s.layer for s in cut.prefix if s.layer is not None)
+            total = hashlib.sha256(json.dumps([*facts, cut.ends(), settings]).encode() + rows)
             for step in cut.prefix:
                 total.update(type(step.operation).__qualname__.encode())
             for variable in cut.weights():
                 total.update(digest_of(variable).encode())
             found[place] = keeping.folder / f"activations-{total.hexdigest()[:16]}"
         return found
+
+
+def remove_kept(folder: Path) -> None:
+    """Removes all activations and features from a folder that no run is at."""
+    for kept in folder.glob("activations-*"):
+        shutil.rmtree(kept)
+    for file in folder.glob("features-*.npz"):
+        file.unlink()
 
 
 def _picker(cut: Cut, number: int) -> Callable[[Any], np.ndarray]:

@@ -14,6 +14,7 @@ from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
 from tf_finetune.finished import FitResult
+from tf_finetune.fit.frozen_part import remove_kept
 from tf_finetune.model import heads
 from tf_finetune.settings import TuneConfig
 from tf_finetune.stopping import Stop
@@ -86,6 +87,8 @@ def tune(
             try_together(config, run, say)
         else:
             try_settings(study, config, space, run, data, say)
+        for cache in run.glob("cache*"):
+            remove_kept(cache)
         best = _keep(study, config, space, run)
         say(f"best of {len(ended(study))} trials: {study.best_value:.4f}; now the run with it")
         return fine_tune(best, run / BEST, data, command=command, stop=stop, say=say)
