@@ -85,6 +85,7 @@ def inputs_of(config: FineTuneConfig, data: Any = None) -> Inputs:
     preset = config.model.preset
     pictures = is_images(config.data, data)
     if pictures != is_for_pictures(preset):
+        presets.load(preset)  # says what is wrong with it, if it is none at all
         found, mend = ("pictures", "efficientnet_lite0") if pictures else ("texts", "minilm")
         raise UserError(
             f'config.model.preset is "{preset}", which is no model of {found}, as the data are; '

@@ -4,11 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.pictures import folder_of_pictures, picture
 from tests.tiny_pictures import tiny_image_task
-from tf_finetune.data.pictures.decode import resize
+from tf_finetune.data.pictures.decode import decode, opened, resize
 from tf_finetune.data.pictures.store import Look
 from tf_finetune.errors import UserError
 from tf_finetune.exports import picture_model
@@ -34,7 +35,7 @@ def exported(task, tmp_path_factory):
 def test_what_is_served_equals_the_model(exported, task, tmp_path):
     folder, info = exported
     assert info.max_difference <= 1e-5
-    assert info.texts == 4 + 10 + 4 + 5
+    assert info.texts == 4 + 16 + 4 + 5
     assert info.variables_bytes < 1.1 * info.weights_bytes + 20_000
     served = load_model(folder)
     assert isinstance(served, ExportedPictures)
@@ -115,7 +116,49 @@ def test_files_are_decoded_as_for_training():
         np.testing.assert_array_equal(decoded(content), expected)
 
 
-def _bytes(image, kind):
+NOISY = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 47, 4), dtype=np.uint8))
+COLOUR, GREY = NOISY.convert("RGB"), NOISY.convert("L")
+WIDE = Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (30, 20), dtype=np.uint16))
+FILES = {
+    "1 bit": (GREY.convert("1"), "PNG", {}),
+    **{f"{n} colours": (COLOUR.quantize(n), "PNG", {}) for n in (2, 4, 16, 200)},
+    **{
+        f"{n} colours, one transparent": (COLOUR.quantize(n), "PNG", {"transparency": 0})
+        for n in (2, 4, 16, 200)
+    },
+    "grey and alpha": (NOISY.convert("LA"), "PNG", {}),
+    "grey, one transparent": (GREY, "PNG", {"transparency": 5}),
+    "16 bits": (WIDE, "PNG", {}),
+    **{f"BMP of {n} colours": (COLOUR.quantize(n), "BMP", {}) for n in (2, 16, 200)},
+    "grey BMP": (GREY, "BMP", {}),
+    "BMP of 32 bits": (NOISY, "BMP", {}),
+    "GIF": (COLOUR.quantize(16), "GIF", {}),
+    "CMYK": (COLOUR.convert("CMYK"), "JPEG", {}),
+    "grey JPEG": (GREY, "JPEG", {}),
+    "progressive": (COLOUR, "JPEG", {"progressive": True}),
+}
+
+
+@pytest.mark.parametrize(("image", "kind", "options"), FILES.values(), ids=FILES)
+def test_every_kind_of_file_is_decoded_as_for_training(image, kind, options):
+    content = _bytes(image, kind, **options)
+    expected = np.asarray(decode(opened(content))).astype(int)
+    found = decoded(content).numpy().astype(int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_an_export_that_would_see_other_pictures_is_not_made(tmp_path, monkeypatch):
+    def wrong(content):
+        return tf.io.decode_image(content, channels=3, expand_animations=False)
+
+    monkeypatch.setattr(picture_model, "decoded", wrong)
+    with pytest.raises(ExportError, match="would see another picture in a PNG of mode RGBA than"):
+        export(tiny_image_task(), tmp_path, np.zeros((0, 32, 32, 3)))
+    assert not any(tmp_path.iterdir())
+
+
+def _bytes(image, kind, **options):
     written = io.BytesIO()
-    image.save(written, kind)
+    image.save(written, kind, **options)
     return written.getvalue()

@@ -5,6 +5,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.tiny_pictures import SCALING, save_image_preset, tiny_image_backbone, tiny_image_task
 from tf_finetune.errors import UserError
@@ -73,6 +74,70 @@ def test_a_folder_of_kerashub(tmp_path):
     expected = PIXELS * np.array([0.1, 0.2, 0.3]) + np.array([1, 2, 3])
     np.testing.assert_allclose(scaled(loaded), expected, rtol=1e-5)
     np.testing.assert_array_equal(loaded.backbone(PIXELS), backbone(PIXELS))
+
+
+def resnet18(folder, **changes):
+    """A folder as timm writes it, of random weights."""
+    random, tensors = np.random.default_rng(0), {}
+
+    def convolution(name, out, into, side):
+        shape = out, into, side, side
+        tensors[f"{name}.weight"] = random.normal(0, 0.05, shape).astype("float32")
+
+    def norm(name, count):
+        for part in ("weight", "running_var"):
+            tensors[f"{name}.{part}"] = np.ones(count, "float32")
+        for part in ("bias", "running_mean"):
+            tensors[f"{name}.{part}"] = np.zeros(count, "float32")
+
+    convolution("conv1", 64, 3, 7)
+    norm("bn1", 64)
+    before = 64
+    for stage, count in enumerate((64, 128, 256, 512), 1):
+        for block in range(2):
+            place = f"layer{stage}.{block}"
+            for number, into in ((1, before), (2, count)):
+                convolution(f"{place}.conv{number}", count, into, 3)
+                norm(f"{place}.bn{number}", count)
+            if before != count:
+                convolution(f"{place}.downsample.0", count, before, 1)
+                norm(f"{place}.downsample.1", count)
+            before = count
+    tensors["fc.weight"] = np.zeros((1000, 512), "float32")
+    tensors["fc.bias"] = np.zeros(1000, "float32")
+    config = {
+        "architecture": "resnet18",
+        "num_classes": 1000,
+        "num_features": 512,
+        "pretrained_cfg": {
+            "input_size": [3, 288, 288],
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bicubic",
+        },
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_a_folder_of_timm(tmp_path):
+    loaded = load_pictures(str(resnet18(tmp_path / "whole")))
+    assert loaded.interpolation == "bicubic"
+    np.testing.assert_allclose(
+        scaled(loaded), (PIXELS / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-5
+    )
+    assert loaded.backbone(scaled(loaded)).shape == (2, 1, 1, 512)
+    file = tmp_path / "whole" / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    kernel = next(v for v in loaded.backbone.weights if tuple(v.shape) == (7, 7, 3, 64))
+    np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
+    file.write_bytes(file.read_bytes()[:1_000_000])
+    for folder in (file.parent, resnet18(tmp_path / "wrong", architecture="resnet34")):
+        with pytest.raises(UserError, match=folder.name) as mistake:
+            load_pictures(str(folder))
+        assert "\n" not in str(mistake.value)
 
 
 def test_a_file_of_a_task(tmp_path):

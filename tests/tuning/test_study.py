@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tests import runs
+from tests.pictures import arrays_of_pictures
+from tests.tiny_pictures import save_image_preset
 from tf_finetune.config import differences
 from tf_finetune.errors import UserError
 from tf_finetune.fit import planned_cuts
@@ -145,6 +147,16 @@ def test_trials_share_activations_which_go_when_all_have_ended(preset, tmp_path,
     assert left == [{"rows.arrow", "splits.npz", "tokens", "features", "activations"}]
     names = {path.name.partition("-")[0] for path in (tmp_path / "run" / "cache").iterdir()}
     assert names == {"rows.arrow", "splits.npz", "tokens"}
+
+
+def test_pictures_are_tuned_too(tmp_path):
+    config = runs.config_for(save_image_preset(tmp_path / "tiny.keras"), augment="light")
+    config.model.sequence_length = 0
+    config.tune.space = {"fit.layer_decay": [0.7, 1.0], "model.dropout": [0.0, 0.3]}
+    rows = arrays_of_pictures(count=20)
+    result = tune(config, tmp_path / "run", rows, trials=2, say=lambda line: None)
+    assert [len(trial.params) for trial in trials_of(tmp_path / "run")] == [2, 2]
+    assert result.metrics["test"]["rows"] == 8
 
 
 def test_no_trial_sees_a_test_row(preset, tmp_path, monkeypatch):

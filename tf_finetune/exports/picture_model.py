@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tf_finetune.data.pictures.decode import decode, opened
 from tf_finetune.exports import saved_model
-from tf_finetune.exports.parity import TIMED, largest_difference, result_name, run_fresh
+from tf_finetune.exports.parity import (
+    TIMED,
+    ExportError,
+    largest_difference,
+    result_name,
+    run_fresh,
+)
 from tf_finetune.exports.pixels import decoded, resized
 from tf_finetune.exports.saved_model import ExportInfo
 from tf_finetune.model.image_task import ImageTask
@@ -61,7 +68,9 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
         UserError: as `saved_model.export`.
         ExportError: as `saved_model.export`.
     """
-    files = [_file(Image.fromarray(picture), "PNG") for picture in pixels] + _hard_files()
+    hard = _hard_files()
+    _check_decoding(hard)
+    files = [_file(Image.fromarray(picture), "PNG") for picture in pixels] + hard
     batches = [*([pixels] if len(pixels) else []), *_hard_pixels()]
     return saved_model.written_and_proved(
         model,
@@ -122,14 +131,30 @@ def _hard_pixels() -> list[np.ndarray]:
 
 
 def _hard_files() -> list[bytes]:
-    """Grey, transparent, of 16 bits, of a palette, and of each format."""
+    """Grey, transparent, of 1 to 16 bits, of palettes, and of each format."""
     random = np.random.default_rng(1)
     image = Image.fromarray(random.integers(0, 256, (40, 60, 4), dtype=np.uint8))
     colour, grey = image.convert("RGB"), image.convert("L")
     wide = Image.fromarray(random.integers(0, 2**16, (30, 20), dtype=np.uint16))
-    made = [_file(x, "PNG") for x in (image, colour, grey, wide, colour.convert("P"))]
+    few = [colour.quantize(colours) for colours in (2, 4, 16, 200)]
+    made = [_file(x, "PNG") for x in (image, colour, grey, wide, grey.convert("1"), *few)]
     made += [_file(x, "JPEG") for x in (colour, grey, colour.convert("CMYK"))]
-    return [*made, _file(colour, "GIF"), _file(colour, "BMP")]
+    made += [_file(x, "BMP") for x in (colour, grey, few[-1])]
+    return [*made, _file(colour, "GIF")]
+
+
+def _check_decoding(files: Sequence[bytes]) -> None:
+    """Raises `ExportError` where TensorFlow sees another picture in a file than training does."""
+    for content in files:
+        image = opened(content)
+        kind = f"{image.format} of mode {image.mode}"
+        ours, theirs = (
+            np.asarray(pixels).astype(int) for pixels in (decode(image), decoded(content))
+        )
+        if ours.shape != theirs.shape or np.abs(ours - theirs).max() > 1:
+            raise ExportError(
+                f"The SavedModel would see another picture in a {kind} than training."
+            )
 
 
 def _compare(

@@ -98,6 +98,45 @@ def test_nothing_leads_out_of_the_folder(here, name, form):
     assert not (here.parent / "evil.png").exists()
 
 
+def tarred(here, *infos, name="a.tar"):
+    with tarfile.open(here / name, "w") as file:
+        for info in infos:
+            info.size = 4
+            file.addfile(info, io.BytesIO(b"evil"))
+    return name
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_pictures_in_the_top_folder_alone(here, form):
+    if form == "zip":
+        name = zipped(here, {"a.png": png(here), ".": b""})
+    else:
+        name = tarred(here, tarfile.TarInfo("a.png"), tarfile.TarInfo("."))
+    with pytest.raises(UserError, match=rf'{name}" has no pictures in class .*1 picture stands'):
+        load(here, name)
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_a_name_that_no_disk_takes(here, form):
+    member = f"cat/{'a' * 300}.png"
+    if form == "zip":
+        name = zipped(here, {member: png(here)})
+    else:
+        name = tarred(here, tarfile.TarInfo(member))
+    with pytest.raises(UserError, match="a name of 308 characters, which is too long to unpack"):
+        load(here, name)
+    assert not any((here / "cache").iterdir())
+
+
+def test_a_header_without_end_is_not_read(here, monkeypatch):
+    monkeypatch.setattr(archive, "_MOST_NAME", 1000)
+    info = tarfile.TarInfo("cat/a.png")
+    info.pax_headers = {"comment": "x" * 2000}
+    name = tarred(here, info)
+    with pytest.raises(UserError, match=r"a name or a header in it takes 2,\d\d\d bytes"):
+        check(DataConfig(path=str(here / name)))
+
+
 def test_links_in_a_tar_are_passed_over(here):
     with tarfile.open(here / "a.tar", "w") as file:
         file.add(here / "pictures", "pictures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import lzma
 import shutil
@@ -25,6 +26,11 @@ SUFFIXES = (
 _MOST_GROWTH = 20
 _LEAST_LIMIT = 2**30
 _PIECE = 2**20
+_MOST_NAME = 2**20
+_NAMES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
 
@@ -70,7 +76,7 @@ def _unpack(name: str, path: Path, folder: Path) -> None:
     limit = min(limit, shutil.disk_usage(folder).free // 2)
     for member, content in _members(path):
         place = PurePosixPath(member.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+        if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
             raise UserError(f'"{name}" holds "{member}", which leads out of its folder.')
         if not is_picture(place.name) or "__MACOSX" in place.parts:
             continue
@@ -91,6 +97,13 @@ def _unpack(name: str, path: Path, folder: Path) -> None:
             raise UserError(
                 f'"{name}" holds "{member}" twice, or another name that differs in case only.'
             ) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise UserError(
+                f'"{name}" holds "{member[:40]}...", a name of {len(member)} characters, which is '
+                "too long to unpack; give it a shorter one."
+            ) from None
 
 
 def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -103,11 +116,20 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 with archive.open(info) as content:
                     yield info.filename, content
         return
-    with tarfile.open(path, "r:*") as tar:
+    with tarfile.open(path, "r:*", tarinfo=_Member) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
             if file is not None:
                 yield member.name, file
+
+
+class _Member(tarfile.TarInfo):
+    """A file in a tar, whose name is read whole into memory: so it must not be endless."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _NAMES and self.size > _MOST_NAME:
+            raise tarfile.ReadError(f"a name or a header in it takes {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 @contextlib.contextmanager
@@ -127,6 +149,8 @@ def _inner(folder: Path) -> Path:
     """Where the class folders are: archives often hold one folder that holds all."""
     while True:
         entries = list(folder.iterdir())
-        if len(entries) != 1 or not any(path.is_dir() for path in entries[0].iterdir()):
+        if len(entries) != 1 or not entries[0].is_dir():
+            return folder
+        if not any(path.is_dir() for path in entries[0].iterdir()):
             return folder
         folder = entries[0]

@@ -61,8 +61,9 @@ def parts(
             Part(name, split, _records(name, ((path, None) for path in found), config, columns))
         ]
     return [
-        Part(str(place), known, _records(name, _pictures(place, config), config, columns))
+        Part(str(place), known, _records(name, _pictures(place, config, shown), config, columns))
         for known, place in split_folders(folder, split, _has_pictures).items()
+        for shown in [str(Path(name, place.relative_to(folder)))]
     ]
 
 
@@ -96,8 +97,14 @@ def _has_pictures(folder: Path) -> bool:
     return any(is_picture(path.name) for path in folder.iterdir())
 
 
-def _pictures(folder: Path, config: DataConfig) -> list[tuple[Path, str | None]]:
-    """Each picture with its class; none for those beside the class folders."""
+def _pictures(folder: Path, config: DataConfig, shown: str) -> list[tuple[Path, str | None]]:
+    """Each picture with its class; none for those beside the class folders.
+
+    Args:
+        folder: where it stands; for an archive where that was unpacked.
+        config: for `classes`.
+        shown: the folder as messages show it.
+    """
     found = [
         (path, path.relative_to(folder).parts[0] if path.parent != folder else None)
         for path in below(folder)
@@ -105,18 +112,20 @@ def _pictures(folder: Path, config: DataConfig) -> list[tuple[Path, str | None]]
     ]
     classes = {name for _, name in found if name is not None}
     if not classes:
-        here = f" {len(found):,} pictures stand in the folder itself." if found else ""
+        one = len(found) == 1
+        what = "1 picture stands" if one else f"{len(found):,} pictures stand"
+        here = f" {what} in the folder itself." if found else ""
         tables = [path.name for path in sorted(folder.glob("*.*sv"))[:3]]
         hint = f' It holds {", ".join(tables)}; for a table of paths write "{folder}/*.csv".'
         raise UserError(
-            f'The folder "{folder}" has no pictures in class folders (CLASS/NAME.jpg).{here}'
+            f'The folder "{shown}" has no pictures in class folders (CLASS/NAME.jpg).{here}'
             + (hint if tables else "")
         )
-    _check_case(folder, classes - set(config.classes))
+    _check_case(shown, classes - set(config.classes))
     return found
 
 
-def _check_case(folder: Path, classes: set[str]) -> None:
+def _check_case(folder: str, classes: set[str]) -> None:
     by_lower: dict[str, list[str]] = {}
     for name in sorted(classes):
         by_lower.setdefault(name.casefold(), []).append(name)
