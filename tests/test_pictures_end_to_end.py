@@ -59,6 +59,9 @@ def test_from_a_folder_of_pictures_to_a_model_that_serves_them(tmp_path):
     tune = card["phases"][-1]
     assert tune["audit"]["frozen_unchanged"] == 49 * 4  # of each batch normalisation
     assert card["export"]["max_difference"] <= 1e-5
+    served = card["exports"]["saved_model"]["facts"]
+    assert served["figure"] == "accuracy"
+    assert served["value"] == pytest.approx(card["test"]["accuracy"], abs=0.01)
     wide, narrow = (card["exports"][name] for name in ("litert", "litert_int8"))
     assert wide["max_difference"] <= 1e-4
     assert wide["facts"]["value"] == pytest.approx(card["test"]["accuracy"])

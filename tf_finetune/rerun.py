@@ -221,12 +221,16 @@ def _pictures(workdir: Path, model: Any) -> Examples:
     kept, none = _rows(workdir), np.arange(0)
     if kept is None or not (workdir / tested.FILE).exists():
         splits, outputs = {"train": none, "test": none}, np.empty((0, len(model.class_names)))
-        return picture_examples(model.kind, lambda _: model.pixels_of([]), splits, none, outputs)
+        paths = pa.chunked_array([], pa.string())
+        return picture_examples(
+            model.kind, lambda _: model.pixels_of([]), paths, splits, none, outputs
+        )
     (table, splits), judged = kept, tested.read(workdir)
     paths = table["image"]
     return picture_examples(
         model.kind,
         lambda rows: model.pixels_of(paths.take(pa.array(rows)).to_pylist()),
+        paths,
         splits,
         judged.labels,
         judged.outputs,

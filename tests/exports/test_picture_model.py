@@ -1,8 +1,10 @@
 """A served model of pictures: its signatures, its proof, and its resizing."""
 
+import dataclasses
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -17,6 +19,8 @@ from tf_finetune.exports.load import ExportedPictures, load_model
 from tf_finetune.exports.parity import ExportError
 from tf_finetune.exports.picture_model import export_pictures as export
 from tf_finetune.exports.pixels import decoded, resized
+from tf_finetune.report import export_section
+from tf_finetune.results.proofs import picture_examples
 
 PIXELS = np.stack([np.asarray(picture(i, 0, (32, 32))) for i in range(4)])
 
@@ -114,6 +118,30 @@ def test_files_are_decoded_as_for_training():
         content = _bytes(image.convert("RGB"), kind)
         expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         np.testing.assert_array_equal(decoded(content), expected)
+
+
+def test_it_is_judged_by_the_files_of_the_test_split(task, tmp_path):
+    names = ["0.png", "1.jpg", "2.tiff", "3.png", "4.png"]
+    for i, name in enumerate(names):
+        picture(i, 0, (48, 40)).save(tmp_path / name)
+    paths = [str(tmp_path / name) for name in names]
+    outputs = task.predict(paths)
+    labels = outputs.argmax(axis=1)
+    labels[3] = 1 - labels[3]  # one mistake
+    rows = np.arange(5)
+    splits = {"train": rows[:0], "test": rows[1:]}
+    examples = picture_examples(
+        task.kind, task.predict, pa.chunked_array([paths]), splits, labels[1:], outputs[1:]
+    )
+    info = export(task, tmp_path / "export", PIXELS, examples)
+    assert info.facts == {
+        "not_decoded": 1,
+        "figure": "accuracy",
+        "value": pytest.approx(2 / 3),
+        "model": pytest.approx(2 / 3),
+    }
+    told = export_section.on_test(dataclasses.asdict(info))
+    assert told == "66.7% (the model 66.7%, both without 1 files that TensorFlow does not decode)"
 
 
 NOISY = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 47, 4), dtype=np.uint8))

@@ -155,7 +155,7 @@ def export_all(
 def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Exported:
     if isinstance(model, ImageTask):
         pixels = examples.pixels(examples.test[:PARITY_TEXTS])
-        return picture_model.export_pictures(model, folder, pixels)
+        return picture_model.export_pictures(model, folder, pixels, examples)
     if isinstance(model, TokenTask):
         return tag_model.export_tags(model, folder, examples)
     return saved_model.export(model, folder, examples)

@@ -77,17 +77,20 @@ class Examples:
     Attributes:
         pixels: the pictures of some rows, uint8 (n, height, width, 3) at the size of the
             model's input.
+        paths: the files of some rows.
         train: rows to calibrate by.
         test: rows of the test split.
         outputs: the model's own for `test`, (n, k).
-        score: the figure that counts: its name, and its value for outputs for `test`.
+        score: the figure that counts: its name, and its value for outputs for those of `test`
+            that are true, or for all.
     """
 
     pixels: Callable[[np.ndarray], np.ndarray]
+    paths: Callable[[np.ndarray], list[str]]
     train: np.ndarray
     test: np.ndarray
     outputs: np.ndarray
-    score: Callable[[np.ndarray], tuple[str, float]]
+    score: Callable[..., tuple[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from tf_finetune.exports.parity import (
     result_name,
     run_fresh,
 )
+from tf_finetune.exports.picture_graphs import Examples
 from tf_finetune.exports.pixels import decoded, resized
 from tf_finetune.exports.saved_model import ExportInfo
 from tf_finetune.model.image_task import ImageTask
@@ -48,7 +50,29 @@ tf.io.write_file(folder + "/seconds", tf.io.serialize_tensor(tf.constant(seconds
 """
 
 
-def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndarray) -> ExportInfo:
+# What it gives for the files of the test split, as they were before they were resized.
+_JUDGE = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+model, folder, result = sys.argv[1:]
+serve = tf.saved_model.load(model).signatures["serving_default"]
+found = {}
+for i, path in enumerate(json.load(open(folder + "/paths.json"))):
+    try:
+        found[str(i)] = serve(image_bytes=tf.io.read_file(path)[tf.newaxis])[result].numpy()
+    except tf.errors.InvalidArgumentError:
+        pass  # of a format that TensorFlow does not decode
+np.savez(folder + "/found.npz", **found)
+"""
+
+
+def export_pictures(
+    model: ImageTask,
+    folder: str | os.PathLike,
+    pixels: np.ndarray,
+    examples: Examples | None = None,
+) -> ExportInfo:
     """Writes `folder/saved_model/1`: pictures in, class names and probabilities out.
 
     `serving_default` takes `image_bytes`, strings (n,), each a JPEG, PNG, GIF or BMP file;
@@ -63,6 +87,7 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
         model: that computes in float32.
         folder: usually `WORKDIR/export`.
         pixels: uint8 (n, height, width, 3), real pictures at the size of the model's input.
+        examples: whose test files it is judged by.
 
     Raises:
         UserError: as `saved_model.export`.
@@ -78,6 +103,7 @@ def export_pictures(model: ImageTask, folder: str | os.PathLike, pixels: np.ndar
         INPUTS,
         write=lambda path: _write(model, path),
         compare=lambda path: _compare(model, path, files, batches, len(pixels)),
+        judge=lambda path: _judged(model, path, examples) if examples else {},
     )
 
 
@@ -95,6 +121,26 @@ def _write(model: ImageTask, path: Path) -> None:
         serve = tf.function(function(model), input_signature=[spec])
         archive.add_endpoint(name, serve)
     archive.write_out(str(path), verbose=False)
+
+
+def _judged(model: ImageTask, path: Path, examples: Examples) -> dict[str, Any]:
+    """The figure on the test split's files, and the model's own on the same rows."""
+    if not len(examples.test):
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "paths.json").write_text(json.dumps(examples.paths(examples.test)))
+        run_fresh("SavedModel", _JUDGE, str(path), folder, result_name(model.kind))
+        with np.load(f"{folder}/found.npz") as arrays:
+            found = {int(i): arrays[i].reshape(-1) for i in arrays}
+    which = np.isin(np.arange(len(examples.test)), [*found])
+    facts = {"not_decoded": int((~which).sum())} if len(found) < len(which) else {}
+    if not found:
+        return facts
+    outputs = np.stack([found[i] for i in sorted(found)])
+    outputs = outputs.reshape(-1, *examples.outputs.shape[1:])
+    figure, value = examples.score(outputs, which)
+    own = examples.score(examples.outputs[which], which)[1]
+    return facts | {"figure": figure, "value": value, "model": own}
 
 
 def _of_files(model: ImageTask) -> Callable[[Any], dict[str, Any]]:

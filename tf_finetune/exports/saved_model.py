@@ -102,6 +102,7 @@ def written_and_proved(
     *,
     write: Callable[[Path], None],
     compare: Callable[[Path], tuple[int, float, float]],
+    judge: Callable[[Path], dict[str, Any]] = lambda path: {},
 ) -> ExportInfo:
     """Writes `folder/saved_model/1`, which gets its name once it has been compared.
 
@@ -112,17 +113,20 @@ def written_and_proved(
         write: to an empty folder.
         compare: from that folder to how many examples were compared, the largest difference
             and the milliseconds of one.
+        judge: from that folder to more facts.
     """
     weights = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
     with placing(folder, int(1.1 * weights) + _GRAPH_BYTES) as path:
         write(path)
         compared, difference, milliseconds = compare(path)
+        facts = judge(path)
         mark(
             path,
             kind=model.kind,
             class_names=list(model.class_names),
             inputs=inputs,
             max_difference=difference,
+            **facts,
         )
     final = place_of(folder)
     return ExportInfo(
@@ -133,6 +137,7 @@ def written_and_proved(
         texts=compared,
         max_difference=difference,
         milliseconds=milliseconds,
+        facts=facts,
     )
 
 

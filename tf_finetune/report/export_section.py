@@ -99,7 +99,9 @@ def on_test(one: Mapping[str, Any]) -> str:
     if "figure" not in facts:
         return ""
     value, model = (value_of({facts["figure"]: facts[key]}, facts["figure"]) for key in _BOTH)
-    return f"{value} (the model {model})"
+    lost = facts.get("not_decoded", 0)
+    without = f", both without {lost:,} files that TensorFlow does not decode" if lost else ""
+    return f"{value} (the model {model}{without})"
 
 
 def losses(card: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tf_finetune.assemble import Setup
 from tf_finetune.exports.parity import PARITY_TEXTS
@@ -20,12 +21,14 @@ def examples_of(setup: Setup, judgement: Judgement) -> Any:
     if setup.task.column != "image":
         return setup.examples(splits["test"][:PARITY_TEXTS])
     labels, outputs = judgement.labels["test"], judgement.outputs["test"]
-    return picture_examples(setup.task.kind, setup.examples, splits, labels, outputs)
+    paths = setup.prepared.table["image"]
+    return picture_examples(setup.task.kind, setup.examples, paths, splits, labels, outputs)
 
 
 def picture_examples(
     kind: str,
     pixels: Callable[[np.ndarray], np.ndarray],
+    paths: pa.ChunkedArray,
     splits: Mapping[str, np.ndarray],
     labels: np.ndarray,
     outputs: np.ndarray,
@@ -35,15 +38,21 @@ def picture_examples(
     Args:
         kind: of the task.
         pixels: see `Examples`.
+        paths: of all rows.
         splits: rows of `train` and `test`.
         labels: of the test rows.
         outputs: of the model for the test rows.
     """
 
-    def score(outputs: np.ndarray) -> tuple[str, float]:
+    def score(outputs: np.ndarray, which: Any = slice(None)) -> tuple[str, float]:
         # Of errors their mean, which is not negative.
-        return INTERVALS[kind][0], abs(float(row_goodness(kind, outputs, labels).mean()))
+        return INTERVALS[kind][0], abs(float(row_goodness(kind, outputs, labels[which]).mean()))
 
     return Examples(
-        pixels=pixels, train=splits["train"], test=splits["test"], outputs=outputs, score=score
+        pixels=pixels,
+        paths=lambda rows: paths.take(pa.array(rows)).to_pylist(),
+        train=splits["train"],
+        test=splits["test"],
+        outputs=outputs,
+        score=score,
     )
