@@ -437,7 +437,13 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["--help"], 0), (["--config.data.paht=x"], 2), (["--mode=plan", "--config.fit.clip=a"], 2)],
+    [
+        (["--help"], 0),
+        (["--config.data.paht=x"], 2),
+        (["--mode=plan", "--config.fit.clip=a"], 2),
+        (["--mode=plan", "--config.model.preset=gone.keras"], 2),
+        (["--workdir=/tmp/x", "--config.data.path=x.csv", "--config.model.preset=./gone"], 2),
+    ],
 )
 def test_help_and_mistakes_do_not_wait_for_tensorflow(arguments: list[str], status: int) -> None:
     code = (

@@ -93,9 +93,19 @@ def _check_data(
     """Says at once what the first rows show; TensorFlow takes seconds to start."""
     from tf_finetune.data.sources import check
 
+    if not (path or data):  # which are of a finished run
+        _check_preset(config.model.preset)
     data = data or config.data
     if path or data.path:  # TensorFlow Datasets would start it
         check(data, path, labelled=labelled, task=config.model.task)
+
+
+def _check_preset(preset: str) -> None:
+    """The same of a file or folder that is to be loaded and is not there."""
+    from tf_finetune.data.paths import expand
+
+    if preset.endswith((".keras", ".pth")) or preset.startswith(("/", "./", "../", "~")):
+        expand(preset, "config.model.preset")
 
 
 def _train(command: Command, stop: Stop) -> None:
