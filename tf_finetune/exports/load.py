@@ -138,11 +138,15 @@ class ExportedTags(Exported):
         kind = None if isinstance(x, str) else are_words(list(x))
         if kind is None:
             raise UserError("predict() of this model takes a list of texts, or of lists of words.")
-        found = []
-        for start in range(0, len(x), batch_size):
-            chosen = list(x[start : start + batch_size])
-            found += self._of_words(chosen) if kind else self._of_texts(chosen)
-        return found
+        found: dict[int, Tagged] = {}
+        # Texts of one length together, as in `Exported.predict`.
+        order = np.argsort([len(row) for row in x], kind="stable").tolist()
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            chosen = [x[i] for i in places]
+            tagged = self._of_words(chosen) if kind else self._of_texts(chosen)
+            found |= zip(places, tagged, strict=True)
+        return [found[i] for i in range(len(order))]
 
     def _of_texts(self, texts: list[str]) -> list[Tagged]:
         import tensorflow as tf

@@ -182,7 +182,8 @@ class FrozenPart:
                 raise NotCut("what is mixed is part of what is frozen")
         store, suffix = self._opened(place, cut)
         if not before:
-            rows = self._kept[some_of(len(self._kept))]
+            rows = self._kept[evaluation_order(self._store, self._kept)]
+            rows = rows[some_of(len(rows))]  # from the shortest to the longest
             x, kept, lengths = self._store.batch(rows), store.batch(rows), self._store.lengths
             check_cut(cut, suffix, self._groups, x, kept, lengths[rows])
         return store, suffix, Suffix(cut, suffix.dtypes, key) if mixes else None
