@@ -20,7 +20,7 @@ from remedies import CONFIG
 from tf_finetune import tune
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.recipe import load_recipe
-from tf_finetune.tuning.study import TRIALS
+from tf_finetune.tuning.storage import TRIALS
 
 
 def recipe(rows: int, phases: str, cache: bool) -> FineTuneConfig:
