@@ -96,7 +96,7 @@ class FrozenPart:
         everywhere = so_on_all_hosts(found is not None)
         if found is None or not everywhere:
             self._say(f"phase {name}: running the frozen backbone once over all rows")
-            found = self._run_backbone(place, folders).astype("float32")
+            found = self._run_backbone(place, folders).astype("float32", copy=False)
             feature_cache.keep_features(file, found)
         else:
             self._say(f"phase {name}: the frozen backbone has been run over all rows before")
