@@ -11,6 +11,7 @@ is no authentication: it listens on 127.0.0.1 unless told otherwise.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from typing import Any
 
 _PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata|:predict)?")
 _SIGNATURE = "serving_default"
+_DIGITS = 15
 
 
 class BadRequest(Exception):
@@ -53,6 +55,11 @@ class Model:
         self._serve = self._loaded.signatures[_SIGNATURE]
         self.inputs = sorted(self._serve.structured_input_signature[1])
         self.outputs = sorted(self._serve.structured_outputs)
+        if "image_bytes" in self.inputs:
+            raise SystemExit(
+                f'"{base_path}" takes pictures, and this example serves texts. Use TensorFlow '
+                'Serving, which takes {"instances": [{"image_bytes": {"b64": "..."}}]}.'
+            )
         self._free = threading.BoundedSemaphore(at_a_time)
         self.predict({name: ["warm up"] for name in self.inputs})
 
@@ -175,6 +182,8 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _get(self) -> dict[str, Any]:
+        if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
+            self.close_connection = True  # its body would be taken for the next request
         kind = self._kind()
         if kind == ":predict":
             raise BadRequest("predictions are asked for by POST", 405)
@@ -188,6 +197,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> dict[str, Any]:
         # Read first: what is left of a body would be taken for the next request.
+        if self.headers.get("Transfer-Encoding"):
+            self.close_connection = True
+            raise BadRequest("a body in chunks is not taken; send Content-Length", 411)
         body = self._body()
         if self._kind() != ":predict":
             raise BadRequest("only :predict is asked for by POST", 405)
@@ -210,6 +222,8 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isascii() or not length.isdigit():
             self.close_connection = True
             raise BadRequest("Content-Length is missing or no number", 411)
+        # More digits than any length has are no number for Python either.
+        length = length.lstrip("0")[:_DIGITS] or "0"
         if int(length) > self.server.most_bytes:
             # A client that is still sending would not read the answer.
             left = min(int(length), 8 * self.server.most_bytes)
@@ -234,7 +248,8 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:
             self.log_error("%s", repr(error))
             status, made = 500, {"error": "the server failed"}
-        self._send(status, made)
+        with contextlib.suppress(ConnectionError):  # the client has left
+            self._send(status, made)
 
     def _send(self, status: int, made: dict[str, Any]) -> None:
         content = json.dumps(made).encode()

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -224,7 +225,12 @@ def test_pictures_on_litert(folder: Path) -> None:
     task, pixels = tiny_image_task(size=(224, 224)), np.asarray(picture(0, 0, (224, 224)))[None]
     rows = {"train": np.arange(1), "test": np.arange(1)}
     examples = picture_examples(
-        task.kind, lambda chosen: pixels[chosen], rows, np.zeros(1, int), task.predict(pixels)
+        task.kind,
+        lambda chosen: pixels[chosen],
+        pa.chunked_array([["a.jpg"]]),
+        rows,
+        np.zeros(1, int),
+        task.predict(pixels),
     )
     export_all(task, folder / "runs/birds/export", examples, ["litert_int8"])
     picture(0, 0, (224, 224)).save("a.jpg")

@@ -96,6 +96,17 @@ def test_a_file_of_nothing_new_says_so(workdir, used, tmp_path):
     assert "say little about new texts" in said
 
 
+def test_rows_of_the_test_split_are_told(workdir, tmp_path):
+    table = pa.ipc.open_file(workdir / "cache" / "rows.arrow").read_all()
+    rows = pa.array(np.load(workdir / "cache" / "splits.npz")["test"][:2])
+    held = {name: table[name].take(rows).to_pylist() for name in NEW}
+    both = {name: [*held[name], *NEW[name]] for name in NEW}
+    said = evaluate_run(workdir, write(tmp_path / "both.csv", both))
+    assert "\n2 of them stand in the run's test split, by which it was judged already" in said
+    assert (figures(said)["judged"], figures(said)["rows"]) == (2, 6)
+    assert "seen" not in figures(said)
+
+
 def test_without_the_runs_data_nothing_is_known_of_them(copy, tmp_path):
     shutil.rmtree(copy / "cache")
     said = evaluate_run(copy, write(tmp_path / "new.csv", NEW))

@@ -13,18 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tiny_pictures import tiny_image_task
 from tf_finetune.exports.load import load_model
+from tf_finetune.exports.picture_model import export_pictures
 
 FILE = Path(__file__).parent.parent / "examples" / "serve.py"
 TEXTS = ["good film", "bad plot bad", "fine 👍 film\x00"]
 PREDICT = "/v1/models/tiny:predict"
 
 
-@pytest.fixture(scope="module")
-def server(finished):
+def example() -> Any:
     spec = importlib.util.spec_from_file_location("serve", FILE)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+@pytest.fixture(scope="module")
+def server(finished):
+    module = example()
     model = module.Model(finished.result.workdir / "export" / "saved_model", "tiny")
     made = module.Server(("127.0.0.1", 0), model, most_bytes=10_000, most_rows=8, quiet=True)
     thread = threading.Thread(target=made.serve_forever)
@@ -140,6 +147,8 @@ def test_another_address_or_method_is_refused(connection, method, path, status):
         b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
         b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Length: 5\r\n\r\n0\r\n\r\n",
         b"no http at all\r\n\r\n",
         b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
     ],
@@ -149,6 +158,34 @@ def test_what_is_no_request_is_refused(server, sent):
         plain.sendall(sent)
         head = plain.makefile("rb").readline()
     assert head.split()[1].startswith(b"4")
+
+
+def test_a_length_of_thousands_of_digits_is_too_much(server):
+    with socket.create_connection(server.server_address[:2], timeout=60) as plain:
+        head = b"POST " + PREDICT.encode() + b" HTTP/1.1\r\nHost: a\r\nContent-Length: "
+        plain.sendall(head + b"9" * 5000 + b"\r\n\r\n")
+        plain.shutdown(socket.SHUT_WR)
+        said = plain.makefile("rb").read()
+    assert said.split()[1] == b"413"
+    assert said.count(b"HTTP/1.1") == 1  # and the connection was closed
+
+
+def test_what_comes_with_a_get_is_no_request(server):
+    body = b"GET /v1/models/other HTTP/1.1\r\nHost: a\r\n\r\n"
+    length = str(len(body)).encode()
+    with socket.create_connection(server.server_address[:2], timeout=60) as plain:
+        head = b"GET /v1/models/tiny HTTP/1.1\r\nHost: a\r\nContent-Length: "
+        plain.sendall(head + length + b"\r\n\r\n" + body)
+        said = plain.makefile("rb").read()
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert said.split()[1] == b"200"
+
+
+def test_a_model_of_pictures_is_told_of(tmp_path):
+    pixels = np.zeros((1, 32, 32, 3), "uint8")
+    info = export_pictures(tiny_image_task(), tmp_path / "export", pixels)
+    with pytest.raises(SystemExit, match="takes pictures, and this example serves texts"):
+        example().Model(info.path.parent, "pictures")
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(server, connection):

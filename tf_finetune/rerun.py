@@ -116,10 +116,17 @@ def _account(
     scores, lines = score(np.arange(count)) | facts, [f"{path}: {count:,} rows"]
     if seen is None:
         lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
-    elif seen.any():
-        new = {} if seen.all() else score(np.flatnonzero(~seen))
-        scores |= {"seen": int(seen.sum()), "unseen": new}
-        lines.append(_caution(kind, seen, new))
+        seen = np.zeros(count, int)
+    if judged := int((seen == 2).sum()):
+        scores |= {"judged": judged}
+        lines.append(
+            f"{judged:,} of them stand in the run's test split, by which it was judged already: "
+            "whatever is chosen by these figures has no test any more."
+        )
+    if (used := seen == 1).any():
+        new = {} if used.all() else score(np.flatnonzero(~used))
+        scores |= {"seen": int(used.sum()), "unseen": new}
+        lines.append(_caution(kind, used, new))
     return "\n".join([*lines, json.dumps(scores, indent=2)])
 
 
@@ -137,13 +144,18 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
 
 
 def _seen(workdir: Path, table: pa.Table) -> np.ndarray | None:
-    """(n,) bool, rows whose text the run trained or was chosen on; None if that is unknown."""
+    """(n,) what the run did with rows of these texts; None if that is unknown.
+
+    0 is nothing, 1 that it was trained or chosen on them, and 2 that it was judged by them.
+    """
     kept = _rows(workdir)
     if kept is None:
         return None
     rows, splits = kept
+    keys, of_run = scan(table).keys, scan(rows).keys
     used = np.concatenate([chosen for name, chosen in splits.items() if name != "test"])
-    return np.isin(scan(table).keys, scan(rows).keys[used])
+    judged = np.isin(keys, of_run[splits["test"]])
+    return np.where(np.isin(keys, of_run[used]), 1, 2 * judged)
 
 
 def _rows(workdir: Path) -> tuple[pa.Table, dict[str, np.ndarray]] | None:

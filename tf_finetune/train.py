@@ -152,6 +152,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         "resumed": ongoing.resumed,
         "interpolation": dataclasses.asdict(line) if line else None,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "grouped": bool(config.data.group),
         "precision": setup.precision,
         "micro_batch": fitted.fit.micro_batch,
         **setup.inputs.size,

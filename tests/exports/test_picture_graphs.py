@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.pictures import arrays_of_pictures
@@ -38,7 +39,10 @@ def examples_of(task, labels=LABELS, test=range(16)):
     test = np.array(test, int)
     outputs = task.predict(PIXELS)[test]
     splits = {"train": np.arange(16, 80), "test": test}
-    return picture_examples(task.kind, lambda rows: PIXELS[rows], splits, labels[test], outputs)
+    files = pa.chunked_array([[""] * len(PIXELS)])
+    return picture_examples(
+        task.kind, lambda rows: PIXELS[rows], files, splits, labels[test], outputs
+    )
 
 
 @pytest.fixture(scope="module")

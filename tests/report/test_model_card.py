@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from tests.report.test_markdown import make
+from tf_finetune.report import markdown
 from tf_finetune.report.model_card import render
 
 
@@ -37,11 +38,27 @@ def test_what_people_read():
         f"**{card['test']['accuracy']:.1%}** (95% interval {low:.1%} to {high:.1%})",
         "expect less",
         "100 train, 100 test rows",
-        "Labels: bad, good|fine.",
+        "Labels: bad, good\\|fine.",
         "tune: 250 of 1,000 parameters, 3 epochs, 12 s",
-        'tf_finetune.load_model("runs/x")',
+        "In this folder, predict a file",
+        "--mode=predict --workdir=. --input=FILE",
+        'tf_finetune.load_model(".")',
     ):
         assert expected in body
+
+
+def test_hostile_names_stay_text():
+    evil = "a\n```\n<script>alert(1)</script>![x](http://example.org/x.png)"
+    card, config, prepared = make("classification", (evil, "good"))
+    config.data.path, config.data.where = "<b>.csv", "source=[x](http://example.org)"
+    for text in (parts(render(card, config, prepared))[1], markdown.render(card, config, prepared)):
+        # In a block of code nothing is HTML; such a block ends by itself alone.
+        outside = "".join(text.split("```")[::2])
+        assert text.count("```") == 6
+        assert "<script>" not in outside
+        assert "![x](" not in outside
+        assert "<b>" not in outside
+        assert "](http" not in outside.replace("\\[x](http", "")
 
 
 def test_regression_has_errors_and_no_base_model_that_the_hub_does_not_know():

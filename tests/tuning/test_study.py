@@ -240,6 +240,61 @@ def test_a_trial_that_diverges_is_the_worst(preset, tmp_path, quick):
     assert best.fit.learning_rate == third.params["fit.learning_rate"]
 
 
+def test_settings_that_do_not_go_together_are_refused_and_the_others_tried(preset, tmp_path, quick):
+    tried = quick(lambda number: [number / 10])
+    config = config_of(preset)
+    config.tune.space = {"phases": ["probe", "full"], "fit.l2_sp": [0.0, 10.0]}
+    said = []
+    tune(config, tmp_path / "run", trials=12, say=said.append)
+    hows = [trial.user_attrs["how"] for trial in trials_of(tmp_path / "run")]
+    assert len(hows) == 12
+    assert {"refused", "finished"} == set(hows)
+    assert len(tried) == hows.count("finished")
+    assert any("refused: config.fit.l2_sp" in line for line in said), said
+    assert "| refused |" in (tmp_path / "run" / "tuning.md").read_text()
+
+
+def test_a_better_trial_of_a_larger_budget_has_a_run_of_its_own(
+    preset, tmp_path, quick, monkeypatch
+):
+    quick(lambda number: [number / 10])
+    folders, said = [], []
+
+    def run(config, folder, *_, **__):
+        folders.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(config.to_json())
+        return config
+
+    monkeypatch.setattr(module, "fine_tune", run)
+    for trials in (2, 2):
+        tune(config_of(preset), tmp_path / "run", trials=trials, say=said.append)
+    assert folders == ["best", "best"]
+    assert not any("once more" in line for line in said)
+    quick(lambda number: [1.0])
+    monkeypatch.setattr(module, "fine_tune", run)
+    tune(config_of(preset), tmp_path / "run", trials=3, say=said.append)
+    assert folders == ["best", "best", "best-2"]
+    assert any("reads the test split once more" in line for line in said)
+
+
+def test_a_trial_that_ended_as_its_process_did_is_not_tried_again(preset, tmp_path, quick):
+    tried = quick(lambda number: [0.5])
+    tune(config_of(preset), tmp_path / "run", trials=1, say=lambda line: None)
+    study = optuna.load_study(
+        study_name="tune", storage=f"sqlite:///{tmp_path / 'run' / 'trials.db'}"
+    )
+    trial = study.ask()
+    trial.suggest_float("fit.learning_rate", 1e-4, 1e-1, log=True)
+    trial.suggest_categorical("model.dropout", [0.0, 0.3])
+    for name, fact in {"figures": [0.9], "seconds": 1.0, "how": "finished"}.items():
+        trial.set_user_attr(name, fact)
+    tried.clear()
+    tune(config_of(preset), tmp_path / "run", trials=2, say=lambda line: None)
+    assert tried == []
+    assert trials_of(tmp_path / "run")[1].value == 0.9
+
+
 def test_a_regression_is_the_better_the_smaller_its_error(preset, tmp_path, quick):
     quick(lambda number: [1.0 / number])
     config = config_of(preset, task="regression")

@@ -103,5 +103,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(name: str) -> str:
     """The name as one table cell."""
-    name = " ".join(name.split()).replace("|", "\\|")
+    name = " ".join(name.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
     return name if len(name) <= 60 else name[:59] + "…"

@@ -24,6 +24,11 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
         f"The intervals hold for {word}s like those of the test split. On {word}s from elsewhere, "
         "expect less."
     ]
+    if card.get("grouped"):
+        found.append(
+            "Intervals and tests take rows for independent. Those of one group are not, so both "
+            "say more than is known."
+        )
     small = [n for n, s in test.get("per_class", {}).items() if s["support"] < _FEW_ROWS]
     if small:
         found.append(

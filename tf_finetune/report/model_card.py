@@ -11,7 +11,7 @@ from tf_finetune.data_checks import TOKENS
 from tf_finetune.report.cautions import cautions
 from tf_finetune.report.markdown import figures, opening_lines, task_name
 from tf_finetune.report.usage_section import usage
-from tf_finetune.results.wording import input_size, shortened
+from tf_finetune.results.wording import cell, input_size, shortened
 
 # The Hub's names, for those of our figures that it knows.
 _METRICS = {
@@ -50,11 +50,11 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
         "## Limits",
         cautions(card),
         "## Training data",
-        f"{_dataset(config)}: {rows} rows. " + _labels(card),
+        f"{cell(_dataset(config))}: {rows} rows. " + _labels(card),
         "## Training",
         _training(card),
         "## Use",
-        usage(card, config),
+        usage(card, config, here=True),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -109,7 +109,7 @@ def _dataset(config: FineTuneConfig) -> str:
 def _labels(card: Mapping[str, Any]) -> str:
     if card["task"] == "regression":
         return "The target is a number."
-    names = ", ".join(card["class_names"])
+    names = ", ".join(map(cell, card["class_names"]))
     return "Labels: " + shortened(names, _LONGEST) + "."
 
 

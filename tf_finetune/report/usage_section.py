@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,24 +14,33 @@ from tf_finetune.data_checks import TOKENS
 _MOST_CLASSES = 20
 
 
-def usage(card: Mapping[str, Any], config: FineTuneConfig) -> str:
-    """Commands and code, as Markdown, to predict and to serve."""
+def usage(card: Mapping[str, Any], config: FineTuneConfig, *, here: bool = False) -> str:
+    """Commands and code, as Markdown, to predict and to serve.
+
+    Args:
+        card: of the run.
+        config: of the run.
+        here: for who is in the run folder, wherever that stands.
+    """
     export = card.get("export")
     run = Path(export["path"]).parents[2] if export else Path("WORKDIR")
+    if here:
+        run = Path()
+        export = export and {**export, "path": "/".join(Path(export["path"]).parts[-3:])}
     sample = '["a text", "another"]'
     if "image_size" in card:
         sample = '["a.jpg", "b.png"]'
     elif config.data.text_pair:
         sample = '(["a text"], ["its second text"])'
-    tokens = card["task"] == TOKENS
+    tokens, quoted = card["task"] == TOKENS, shlex.quote(str(run))
     output = "predictions.jsonl" if tokens else "predictions.csv"
     text = (
-        "Predict a file, or go on in Python:\n\n"
+        f"{'In this folder, predict' if here else 'Predict'} a file, or go on in Python:\n\n"
         "```\n"
-        f"tf-finetune --mode=predict --workdir={run} --input=FILE --output={output}\n"
+        f"tf-finetune --mode=predict --workdir={quoted} --input=FILE --output={output}\n"
         "```\n\n"
         "```python\nimport tf_finetune\n\n"
-        f'model = tf_finetune.load_model("{run}")\n'
+        f"model = tf_finetune.load_model({json.dumps(str(run), ensure_ascii=False)})\n"
         f"model.predict({sample})  # {_columns(card)}\n```\n"
     )
     if not export:
@@ -51,7 +62,8 @@ def _exported(card: Mapping[str, Any], export: Mapping[str, Any], config: FineTu
         "In a fresh process it gave the model's outputs within "
         f"{export['max_difference']:.1e} on {export['texts']}"
     )
-    load = f'served = tf.saved_model.load("{export["path"]}")\n'
+    path = json.dumps(str(export["path"]), ensure_ascii=False)
+    load = f"served = tf.saved_model.load({path})\n"
     if "image_size" in card:
         return (
             "JPEG, PNG, GIF and BMP files, or by `serving_pixels` uint8 pictures of any size, and "
@@ -83,4 +95,5 @@ def _columns(card: Mapping[str, Any]) -> str:
         return "words, tags and spans of each, by name"
     if card["task"] == "regression":
         return "one value a picture" if "image_size" in card else "one value a text"
-    return "one column each: " + ", ".join(card["class_names"][:_MOST_CLASSES])
+    names = (" ".join(n.split()).replace("`", "'") for n in card["class_names"][:_MOST_CLASSES])
+    return "one column each: " + ", ".join(names)

@@ -69,8 +69,9 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A text that can neither break a table nor be taken for HTML."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    """A text that can neither break a table nor be taken for HTML, a link, a picture or code."""
+    line = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    return line.replace("[", "\\[").replace("`", "'")
 
 
 def input_size(card: Mapping[str, Any]) -> str:

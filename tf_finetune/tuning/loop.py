@@ -14,7 +14,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.settings import TuneConfig
 from tf_finetune.tuning.space import Space, suggested, with_values
-from tf_finetune.tuning.storage import FREE, ended, goes_on, one_at_a_time, running
+from tf_finetune.tuning.storage import FREE, next_number, one_at_a_time
 from tf_finetune.tuning.trials import run_trial
 
 
@@ -54,9 +54,9 @@ def _asked(
     import optuna
 
     with one_at_a_time(run):
-        if not goes_on(study, config.tune):
+        number = next_number(study, config.tune)
+        if not number:
             return None
-        number = len(ended(study)) + running(study) + 1
         # By its number, so that a tuning that was stopped comes to the same trials.
         study.sampler = optuna.samplers.TPESampler(
             seed=config.fit.seed + number, n_startup_trials=FREE
@@ -91,21 +91,32 @@ def _one(
     folder.mkdir()
     state, how = None, "finished"
     try:
-        config.validate()
+        if mistake := _refused(config):
+            raise optuna.TrialPruned
         _check_same(study, run_trial(config, folder, cache, data, reached, _nowhere), folder.parent)
     except optuna.TrialPruned:
-        state, how = optuna.trial.TrialState.PRUNED, "pruned"
+        state, how = optuna.trial.TrialState.PRUNED, "refused" if mistake else "pruned"
     except Diverged:
         state, how = optuna.trial.TrialState.PRUNED, "diverged"
     shutil.rmtree(folder, ignore_errors=True)
     trial.set_user_attr("figures", figures)
-    trial.set_user_attr("how", how)
     trial.set_user_attr("seconds", time.perf_counter() - began)
+    # From here on it counts as ended, whatever happens.
+    trial.set_user_attr("how", how)
     if state:
         study.tell(trial, state=state)
-        say(f"trial {number}: {how}")
+        say(f"trial {number}: {how}{': ' + mistake if mistake else ''}")
     else:
         study.tell(trial, figures[-1])
+
+
+def _refused(config: FineTuneConfig) -> str:
+    """What is wrong with settings that are allowed each by itself; empty if nothing is."""
+    try:
+        config.validate()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _check_same(study: Any, digest: str, run: Path) -> None:

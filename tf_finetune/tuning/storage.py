@@ -44,9 +44,15 @@ def take_up(study: Any, config: FineTuneConfig, space: Space) -> None:
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
+        how, figures = (trial.user_attrs.get(key) for key in ("how", "figures"))
+        if how == "finished":
+            study.tell(trial.number, figures[-1])
+        elif how:
+            study.tell(trial.number, state=TrialState.PRUNED)
+        else:
+            study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params:
+                study.enqueue_trial(trial.params)
     if not study.get_trials(deepcopy=False):
         own = own_values(config, space)
         if own is not None:
@@ -54,27 +60,22 @@ def take_up(study: Any, config: FineTuneConfig, space: Space) -> None:
 
 
 def ended(study: Any) -> list[Any]:
-    """Trials that have come to their end, or were pruned."""
+    """Trials that have come to an end: all but those that were cut off or are running."""
+    return [trial for trial in study.get_trials(deepcopy=False) if "how" in trial.user_attrs]
+
+
+def next_number(study: Any, budget: TuneConfig) -> int:
+    """Of the trial that may begin now, counted from 1; 0 where the budget is used up."""
     from optuna.trial import TrialState
 
-    states = [TrialState.COMPLETE, TrialState.PRUNED]
-    return study.get_trials(deepcopy=False, states=states)
-
-
-def running(study: Any) -> int:
-    """How many trials workers are at."""
-    from optuna.trial import TrialState
-
-    return len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-
-
-def goes_on(study: Any, budget: TuneConfig) -> bool:
-    """Whether one more trial may begin."""
-    done = ended(study)
-    begun = len(done) + running(study)
+    # Of one reading: another worker may end a trial meanwhile.
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if "how" in trial.user_attrs]
+    at_it = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    begun = len({trial.number for trial in [*done, *at_it]})
     spent = sum(trial.user_attrs["seconds"] for trial in done) / budget.workers
     in_time = not budget.minutes or spent < 60 * budget.minutes
-    return begun < budget.trials and (in_time or not begun)
+    return begun + 1 if begun < budget.trials and (in_time or not begun) else 0
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def tune(
             remove_kept(cache)
         best = _keep(study, config, space, run)
         say(f"best of {len(ended(study))} trials: {study.best_value:.4f}; now the run with it")
-        return fine_tune(best, run / BEST, data, command=command, stop=stop, say=say)
+        return fine_tune(best, _folder(best, run, say), data, command=command, stop=stop, say=say)
 
 
 def _check(config: FineTuneConfig, data: Any) -> None:
@@ -132,6 +133,22 @@ def _begin(run: Path, config: FineTuneConfig) -> None:
         )
 
 
+def _folder(best: FineTuneConfig, run: Path, say: Callable[[str], None]) -> Path:
+    """Of the final run: that of these settings, or a new one where others were best before."""
+    for number in itertools.count(1):
+        folder = run / (BEST if number == 1 else f"{BEST}-{number}")
+        config = folder / "config.json"
+        if not config.exists() or not differences(
+            FineTuneConfig.from_json(config.read_text()), best
+        ):
+            return folder
+        say(
+            f'"{folder}" is the run with settings that were best before; this one goes to another '
+            "folder, and reads the test split once more: its figure is no longer of a first look."
+        )
+    raise AssertionError
+
+
 def _keep(study: Any, config: FineTuneConfig, space: Space, run: Path) -> FineTuneConfig:
     """Writes the table and the recipe; returns the best configuration."""
     from optuna.trial import TrialState
@@ -139,8 +156,8 @@ def _keep(study: Any, config: FineTuneConfig, space: Space, run: Path) -> FineTu
     trials = ended(study)
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
         raise UserError(
-            f"all {len(trials)} trials diverged; give config.tune.space lower rates, in another "
-            "workdir."
+            f"all {len(trials)} trials diverged or were refused; give config.tune.space lower "
+            "rates, and values that go together, in another workdir."
         )
     best = study.best_trial
     monitor = heads.monitor(config.model.task)[0]

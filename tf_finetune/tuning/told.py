@@ -42,7 +42,7 @@ def account(monitor: str, settings: Sequence[str], trials: Sequence[Mapping[str,
         monitor: the figure that trials are judged by.
         settings: that were tried.
         trials: in order: `values` by setting, `figures` after each phase, `how` it ended
-            (`best`, `finished`, `pruned` or `diverged`) and `seconds`.
+            (`best`, `finished`, `pruned`, `diverged` or `refused`) and `seconds`.
     """
     rows = [
         [
