@@ -51,10 +51,12 @@ def test_hostile_names_stay_text():
     evil = "a\n```\n<script>alert(1)</script>![x](http://example.org/x.png)"
     card, config, prepared = make("classification", (evil, "good"))
     config.data.path, config.data.where = "<b>.csv", "source=[x](http://example.org)"
-    for text in (parts(render(card, config, prepared))[1], markdown.render(card, config, prepared)):
+    plain = make("classification", ("bad", "good"))
+    for make_text in (lambda *given: parts(render(*given))[1], markdown.render):
+        text = make_text(card, config, prepared)
         # In a block of code nothing is HTML; such a block ends by itself alone.
         outside = "".join(text.split("```")[::2])
-        assert text.count("```") == 6
+        assert text.count("```") == make_text(*plain).count("```")
         assert "<script>" not in outside
         assert "![x](" not in outside
         assert "<b>" not in outside
