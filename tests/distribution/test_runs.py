@@ -19,6 +19,7 @@ RUNS = (
     whole_runs.adapters,
     whole_runs.half,
     whole_runs.kept,
+    whole_runs.last,
     whole_runs.pictures,
 )
 EACH = [case.__name__ for case in RUNS]
@@ -84,8 +85,11 @@ def test_each_host_keeps_what_is_frozen(alone, devices, workers):
     for found in (alone, devices, workers("kept")[0]):
         (line,) = [line for line in found["kept/said"] if "trains on kept activations" in line]
         assert line.startswith("phase last: ")
-        whole = {k.replace("uncached", "kept"): v for k, v in of(alone, "uncached", "w").items()}
-        assert_near(of(found, "kept", "weight"), whole, 1e-6)
+    whole = of(alone, "uncached", "weight")
+    for found in (alone, devices, workers("last")[0]):
+        assert any("trains on kept activations" in line for line in found["last/said"])
+        ours = {k.replace("last", "uncached", 1): v for k, v in of(found, "last", "weight").items()}
+        assert_near(ours, whole, 1e-6)
     assert not [line for line in alone["uncached/said"] if "kept activations" in line]
 
 

@@ -69,7 +69,8 @@ def run(strategy, preset="texts", rows=None, **changes):
 
 def _plain(file):
     """A file's name without what goes by the clock."""
-    return re.sub(r"(tfevents)\..*|(checkpoints)/\d+/", r"\1\2/", str(file))
+    clocked = r"(tfevents)\..*|(checkpoints)/\d+/|(looked)-.*"
+    return re.sub(clocked, r"\1\2\3/", str(file))
 
 
 def tuned(strategy):
@@ -113,21 +114,27 @@ def half(strategy):
     return run(strategy, phases="full", precision="float16", epochs=2, learning_rate=1e-3)
 
 
+HEAD = Phase(name="head", train="head", epochs=2, learning_rate=1e-2)
+LAST = Phase(name="last", train="last:1", epochs=3, learning_rate=1e-3)
+
+
 def uncached(strategy):
-    """As `kept`, but each phase on the whole network."""
-    return kept(strategy, cache=False)
+    """As `last`, but on the whole network."""
+    return kept(strategy, phases=(LAST,), cache=False)
 
 
-def kept(strategy, cache=True):
+def last(strategy):
+    return kept(strategy, phases=(LAST,))
+
+
+def kept(strategy, phases=(HEAD, LAST), cache=True):
     """The head on kept features, then the last block on kept activations."""
     # Or so small a model would not be cut.
     with mock.patch.object(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1}):
         return run(
             strategy,
-            phases=(
-                Phase(name="head", train="head", epochs=2, learning_rate=1e-2),
-                Phase(name="last", train="last:1", epochs=3, learning_rate=1e-3),
-            ),
+            phases=phases,
+            probe_baseline=False,
             save_every=1,
             cache=cache,
         )
