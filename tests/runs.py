@@ -10,8 +10,22 @@ import numpy as np
 
 from tests.tiny import WORDS, tiny_backbone, tiny_preprocessor, tiny_texts
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.stopping import Stop
 
 CLASSES = ("neg", "pos")
+
+
+class StopsAfter(Stop):
+    """Asks to stop after so many updates from where a run begins or goes on; 0 means never."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.left = updates
+
+    def wanted(self) -> bool:
+        self.left -= 1
+        self.asked = self.asked or self.left == 0
+        return super().wanted()
 
 
 def save_preset(file: Path, dropout: float = 0.1, seed: int = 1) -> Path:

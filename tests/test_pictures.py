@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import arrays_of_pictures, folder_of_pictures
-from tests.runs import config_for, without_times
+from tests.runs import StopsAfter, config_for, without_times
 from tests.tiny_pictures import save_image_preset
 from tf_finetune.errors import UserError
 from tf_finetune.exports.load import load_model
@@ -14,7 +14,7 @@ from tf_finetune.finished import FitResult
 from tf_finetune.plan import plan
 from tf_finetune.rerun import evaluate_run, export_run
 from tf_finetune.results.predict import predict_file, predict_texts
-from tf_finetune.stopping import Stop, Stopped
+from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune
 
 CLASSES = ("circle", "square")
@@ -96,19 +96,6 @@ def test_a_folder_is_predicted_and_evaluated(run, image_preset, pictures, tmp_pa
     assert "stand in the data" not in lines
     assert "48 of them stand" in evaluate_run(run.workdir, str(pictures))
     assert "pictures in a fresh process" in export_run(run.workdir, tmp_path / "exported")
-
-
-class StopsAfter(Stop):
-    """Asks to stop after so many updates."""
-
-    def __init__(self, updates):
-        super().__init__()
-        self.left = updates
-
-    def wanted(self):
-        self.left -= 1
-        self.asked = self.asked or self.left <= 0
-        return self.asked
 
 
 @pytest.mark.parametrize("updates", [3, 15])  # of the head; of all

@@ -9,27 +9,14 @@ from unittest import mock
 import numpy as np
 
 from tests.pictures import arrays_of_pictures
-from tests.runs import classes, config_for, save_preset
+from tests.runs import StopsAfter, classes, config_for, save_preset
 from tests.tiny_pictures import save_image_preset
 from tf_finetune.config import Phase
 from tf_finetune.fit import planned_cuts
-from tf_finetune.stopping import Stop, Stopped
+from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune
 
 PRESETS, WORKDIR, BATCHES = "TEST_PRESETS", "TEST_WORKDIR", "TEST_BATCHES"
-
-
-class StopAfter(Stop):
-    """Is asked for by itself, after so many batches from where the run began or went on."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.left = batches
-
-    def wanted(self):
-        self.left -= 1
-        self.asked = self.asked or self.left == 0
-        return super().wanted()
 
 
 def save_presets(folder):
@@ -43,7 +30,7 @@ def run(strategy, preset="texts", rows=None, **changes):
     file, rows = Path(os.environ[PRESETS], f"{preset}.keras"), rows or classes(75)
     config = config_for(file, seed=3, strategy=strategy, **changes)
     config.model.dropout = 0.0
-    stop = StopAfter(int(os.environ.get(BATCHES, 0)))
+    stop = StopsAfter(int(os.environ.get(BATCHES, 0)))
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(os.environ.get(WORKDIR, folder), "run")
         said = []
