@@ -40,18 +40,17 @@ reached("TensorFlow imported")
 import keras_hub
 from tf_finetune.train import fine_tune
 reached("KerasHub and the run imported")
-from tf_finetune import inputs, one_phase, train
-from tf_finetune.fit import callbacks
+from tf_finetune import assemble, train
 from tf_finetune.recipe import load_recipe
 config = load_recipe(config_file)
 config.phases = "full"
 config.results.probe_baseline = False
-loaded = train.set_up.__globals__["inputs_of"]
+loaded = assemble.inputs_of
 def timed_inputs(*given):
     made = loaded(*given)
     reached("MiniLM loaded")
     return made
-train.set_up.__globals__["inputs_of"] = timed_inputs
+assemble.inputs_of = timed_inputs
 set_up = train.set_up
 def timed_set_up(*given, **options):
     made = set_up(*given, **options)

@@ -197,9 +197,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> dict[str, Any]:
         # Read first: what is left of a body would be taken for the next request.
-        if self.headers.get("Transfer-Encoding"):
-            self.close_connection = True
-            raise BadRequest("a body in chunks is not taken; send Content-Length", 411)
         body = self._body()
         if self._kind() != ":predict":
             raise BadRequest("only :predict is asked for by POST", 405)
@@ -218,6 +215,9 @@ class Handler(BaseHTTPRequestHandler):
         return kind
 
     def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding"):
+            self.close_connection = True
+            raise BadRequest("a body in chunks is not taken; send Content-Length", 411)
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             self.close_connection = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,9 +82,10 @@ def frozen_part(
     # Of the model's settings dropout alone changes nothing below the head.
     model, views = dataclasses.replace(config.model, dropout=0.0), views_of(setup, config)
     changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
+    inputs = f"{setup.prepared.digest} {setup.inputs.facts} {model} {changed}"
     keeping = Keeping(
         folder=folder,
-        inputs=f"{setup.prepared.digest} {setup.inputs.facts} {model} {changed}",
+        inputs=hashlib.sha256(inputs.encode()).hexdigest(),
         computed=f"{setup.precision} {tf.distribute.get_strategy().num_replicas_in_sync}",
         dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
         memory=int(fit.cache_memory * _GB),

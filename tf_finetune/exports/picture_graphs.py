@@ -92,6 +92,15 @@ class Examples:
     outputs: np.ndarray
     score: Callable[..., tuple[str, float]]
 
+    def judged(self, outputs: np.ndarray, which: Any = slice(None)) -> dict[str, Any]:
+        """The figure of an export's outputs, and the model's own on the same test rows."""
+        figure, value = self.score(outputs, which)
+        return {
+            "figure": figure,
+            "value": value,
+            "model": self.score(self.outputs[which], which)[1],
+        }
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Form:
@@ -169,8 +178,7 @@ def write_and_prove(model: ImageTask, path: Path, examples: Examples, name: str)
         form.name, expected, found, numbers, form.tolerance, word="picture"
     )
     if len(examples.test):
-        figure, value = examples.score(found)
-        facts |= {"figure": figure, "value": value, "model": examples.score(expected)[1]}
+        facts |= examples.judged(found)
     return Proof(
         inputs=[PIXELS_INPUT],
         compared=len(expected),

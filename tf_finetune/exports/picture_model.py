@@ -138,9 +138,7 @@ def _judged(model: ImageTask, path: Path, examples: Examples) -> dict[str, Any]:
         return facts
     outputs = np.stack([found[i] for i in sorted(found)])
     outputs = outputs.reshape(-1, *examples.outputs.shape[1:])
-    figure, value = examples.score(outputs, which)
-    own = examples.score(examples.outputs[which], which)[1]
-    return facts | {"figure": figure, "value": value, "model": own}
+    return facts | examples.judged(outputs, which)
 
 
 def _of_files(model: ImageTask) -> Callable[[Any], dict[str, Any]]:

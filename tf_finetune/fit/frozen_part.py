@@ -242,7 +242,7 @@ class FrozenPart:
         rows, batch = self._rows(host), self._keeping.batch
         passed = frozen_pass(cuts, self._store, rows, batch, self._is_kept, writers)
         heads = len(cuts) > len(places)
-        features = [found["kept_0"] for found in passed if heads]
+        features = [found["kept_0"].numpy() for found in passed if heads]
         return np.concatenate(features) if features else np.empty(0)
 
     def _writer(self, cut: Cut, folder: Path) -> contextlib.AbstractContextManager[Writer]:

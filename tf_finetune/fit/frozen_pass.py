@@ -24,7 +24,7 @@ def frozen_pass(
     batch: int,
     is_kept: np.ndarray,
     writers: Writers,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[dict[str, tf.Tensor]]:
     """Runs what is frozen over rows, and writes what cuts keep of some of them.
 
     Each replica computes some rows of each batch, and every host gets, and writes, all: in
@@ -66,7 +66,7 @@ def frozen_pass(
                 for i, writer in opened.items() if not troubles else ():
                     arrays = {name: array.numpy()[there] for name, array in found[i].items()}
                     writer.add(arrays, store.lengths[chosen[there]], padded)
-            yield {name: array.numpy() for name, array in found[-1].items()}
+            yield found[-1]
         _raise_on_all_hosts(troubles)
 
 

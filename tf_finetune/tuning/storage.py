@@ -71,8 +71,8 @@ def next_number(study: Any, budget: TuneConfig) -> int:
     # Of one reading: another worker may end a trial meanwhile.
     trials = study.get_trials(deepcopy=False)
     done = [trial for trial in trials if "how" in trial.user_attrs]
-    at_it = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    begun = len({trial.number for trial in [*done, *at_it]})
+    running = [t for t in trials if t.state == TrialState.RUNNING and "how" not in t.user_attrs]
+    begun = len(done) + len(running)
     spent = sum(trial.user_attrs["seconds"] for trial in done) / budget.workers
     in_time = not budget.minutes or spent < 60 * budget.minutes
     return begun + 1 if begun < budget.trials and (in_time or not begun) else 0

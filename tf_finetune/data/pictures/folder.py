@@ -60,11 +60,11 @@ def parts(
         return [
             Part(name, split, _records(name, ((path, None) for path in found), config, columns))
         ]
-    return [
-        Part(str(place), known, _records(name, _pictures(place, config, shown), config, columns))
-        for known, place in split_folders(folder, split, _has_pictures).items()
-        for shown in [str(Path(name, place.relative_to(folder)))]
-    ]
+    made = []
+    for known, place in split_folders(folder, split, _has_pictures).items():
+        pictures = _pictures(place, config, str(Path(name, place.relative_to(folder))))
+        made.append(Part(str(place), known, _records(name, pictures, config, columns)))
+    return made
 
 
 def below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
