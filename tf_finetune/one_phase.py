@@ -11,8 +11,9 @@ from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.fit.examples import examples_of_rows
 from tf_finetune.fit.frozen_part import FrozenPart
 from tf_finetune.fit.held_out import Scores, activated, held_out
-from tf_finetune.fit.loop import PhaseResult, fit_phase, run_adamw
+from tf_finetune.fit.loop import fit_phase, run_adamw
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.phase_result import PhaseResult
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of

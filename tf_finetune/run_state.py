@@ -12,7 +12,7 @@ import numpy as np
 from tf_finetune.checkpoints.files import Arrays, Facts
 from tf_finetune.fit.audit import Audit
 from tf_finetune.fit.held_out import Scores
-from tf_finetune.fit.loop import PhaseResult
+from tf_finetune.fit.phase_result import PhaseResult
 from tf_finetune.fit.resuming import Middle
 from tf_finetune.fit.seeds import Seeds
 from tf_finetune.model.naming import variable_names

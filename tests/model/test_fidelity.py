@@ -162,6 +162,28 @@ def test_backbone_survives_saving(minilm, golden, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("bfloat16", 2e-2)])
+def test_the_gradient_of_exact_gelu_is_that_of_its_definition(dtype, atol):
+    x = tf.cast(tf.concat([tf.linspace(-12.0, 12.0, 4801), [0.0, -40.0, 40.0]], 0), dtype)
+
+    def of(function):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x)
+            slope = tape.gradient(y, x)
+        assert y.dtype == slope.dtype == x.dtype
+        return [tf.cast(t, "float64") for t in (y, slope, outer.gradient(slope, x))]
+
+    def definition(x):
+        wide = tf.cast(x, "float64")
+        return tf.cast(0.5 * wide * (1 + tf.math.erf(wide / np.sqrt(2))), x.dtype)
+
+    for ours, theirs in zip(of(fidelity._exact_gelu), of(definition), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=atol)
+
+
 @pytest.mark.parametrize("family", ["Bert", "Albert", "Electra", "FNet", "GPT2"])
 def test_exact_gelu_in_every_family_that_approximates(family):
     size = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 6}

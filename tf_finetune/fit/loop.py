@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ import keras
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
-from tf_finetune.fit.audit import Audit
 from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.executions import LastExecution
+from tf_finetune.fit.lean_dropout import lean_dropout
 from tf_finetune.fit.objective import Objective
+from tf_finetune.fit.phase_result import PhaseResult, summary
 from tf_finetune.fit.resuming import SaveState, Saving, going_on, start_of_phase
-from tf_finetune.fit.seeds import Seeds
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.fit.steps import KERAS, Step, training_by
 from tf_finetune.fit.watching import watching
@@ -30,43 +29,6 @@ from tf_finetune.optim.carry import State, carried_into, state_of
 from tf_finetune.optim.l2_sp import Anchors
 from tf_finetune.optim.optimizers import LayerwiseAdamW, depth_multipliers
 from tf_finetune.optim.schedules import rate_schedule
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class PhaseResult:
-    """What happened in a phase.
-
-    Attributes:
-        trainable: parameters that trained, of `total`.
-        seconds: of the whole phase, with validation and checkpoints.
-        start: validation figures before the first epoch.
-        best_epoch: counted from 1; its weights are the phase's result. 0 where no
-            epoch was better than the start, whose weights are then kept.
-        history: one dict an epoch, as in `metrics.jsonl`.
-        skipped: as in `SpikeGuard`.
-        seeds: where the phase was trained from several initial heads.
-        kept_share: of the network's multiplications, those that were made once for each
-            row and kept, instead of in every step.
-    """
-
-    name: str
-    train: str
-    trainable: int
-    total: int
-    seconds: float
-    first_step_seconds: float
-    start: dict[str, float]
-    best_epoch: int
-    history: list[dict]
-    audit: Audit
-    skipped: list[tuple[int, int, int]]
-    seeds: Seeds | None = None
-    kept_share: float = 0.0
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """Those of the best epoch, or of the start if none was better."""
-        return self.history[self.best_epoch - 1] if self.best_epoch else self.start
 
 
 def rate_of(phase: Phase, steps: int) -> Any:
@@ -250,7 +212,8 @@ def fit_phase(
             SaveState(saving, number, seen, snapshot, start, examples, full or model, began)
         )
     try:
-        with training_by(model, step), saving.stop.held() if saving else contextlib.nullcontext():
+        held = saving.stop.held() if saving else contextlib.nullcontext()
+        with lean_dropout(), training_by(model, step), held:
             model.fit(
                 **examples.train,
                 **going_on(model, also, middle, examples.steps, first_epoch, phase.epochs),
@@ -285,16 +248,3 @@ def fit_phase(
     )
     say(summary(result, objective.monitor))
     return result
-
-
-def summary(result: PhaseResult, monitor: str) -> str:
-    """One line: which epoch was best, its figures, the time and the audit."""
-    row = result.figures
-    names = [name for name in dict.fromkeys((monitor, "val_loss", "loss")) if name in row]
-    figures = ", ".join(f"{name} {row[name]:.4f}" for name in names)
-    best = (
-        f"best of {len(result.history)} epochs is {result.best_epoch}"
-        if result.best_epoch
-        else f"none of {len(result.history)} epochs was better than the start, which is kept"
-    )
-    return f"phase {result.name}: {best}, {figures}; {result.seconds:.0f} s; {result.audit}"

@@ -16,10 +16,11 @@ from tf_finetune.fit.data_copy import first_inputs
 from tf_finetune.fit.distribution import check_batch_norms, refuse_unsound
 from tf_finetune.fit.examples import given_examples
 from tf_finetune.fit.kept_arrays import kept_arrays
-from tf_finetune.fit.loop import PhaseResult, adamw_of, compile_phase, fit_phase, rate_of
+from tf_finetune.fit.loop import adamw_of, compile_phase, fit_phase, rate_of
 from tf_finetune.fit.loss_checks import check_loss, labels_explained
 from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
+from tf_finetune.fit.phase_result import PhaseResult
 from tf_finetune.fit.phased_checks import (
     check_callbacks,
     check_l2_sp,

@@ -19,7 +19,7 @@ from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.optim.carry import State
 
 if TYPE_CHECKING:
-    from tf_finetune.fit.loop import PhaseResult
+    from tf_finetune.fit.phase_result import PhaseResult
 
 Say = Callable[[str], None]
 # From a seed, a folder, the optimiser's state and where lines go.

@@ -15,8 +15,8 @@ from tf_finetune.config import Phase
 from tf_finetune.data.pipeline import Store, evaluation_dataset
 from tf_finetune.fit.audit import Snapshot
 from tf_finetune.fit.examples import Examples, balanced_weights, validation_figures
-from tf_finetune.fit.loop import PhaseResult, summary
 from tf_finetune.fit.objective import objective_of
+from tf_finetune.fit.phase_result import PhaseResult, summary
 from tf_finetune.fit.solver import PENALTIES, solutions
 from tf_finetune.fit.watching import best_of
 from tf_finetune.fit_settings import FitConfig

@@ -24,9 +24,10 @@ Every mend of the conversion stands here, named with its defect:
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ import keras_hub
 import numpy as np
 import safetensors
 import safetensors.numpy
+import tensorflow as tf
 
 from tf_finetune.errors import UserError
 from tf_finetune.model.wordpiece import FaithfulBertTokenizer, FaithfulDistilBertTokenizer
@@ -60,8 +62,22 @@ def use_exact_gelu(backbone: keras_hub.models.Backbone) -> None:
 def _exact_gelu(x: Any) -> Any:
     # By erf in float32, as PyTorch computes it: TensorFlow's own goes by erfc, which in
     # bfloat16 takes 2.5 times as long, and 15% of a training step.
-    wide = keras.ops.cast(x, "float32")
-    return keras.ops.cast(0.5 * wide * (1.0 + keras.ops.erf(wide * 0.5**0.5)), x.dtype)
+    return _gelu(keras.ops.convert_to_tensor(x))
+
+
+@tf.custom_gradient
+def _gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    wide = tf.cast(x, tf.float32)
+    twice_below = 1.0 + tf.math.erf(wide * 0.5**0.5)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        # What `tf.gradients` makes of the lines above passes over the widest activations
+        # of the network twice as often: 3% of a training step.
+        slope = 0.5 * twice_below + wide * tf.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+        return tf.cast(tf.cast(upstream, tf.float32) * slope, x.dtype)
+
+    # In this order LiteRT's converter knows it as its own GELU; it has no erf.
+    return tf.cast(0.5 * wide * twice_below, x.dtype), gradient
 
 
 def mend_activation(backbone: keras_hub.models.Backbone, config: dict[str, Any]) -> bool:

@@ -101,6 +101,10 @@ class Layerwise(keras.optimizers.Optimizer):
         if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
             return list(grads)
         grads = [_rows_added_up(g) if _is_slices(g) else g for g in grads]
+        by_norm = not self.clipnorm and self.global_clipnorm and self.global_clipnorm > 0
+        if by_norm and len({g.dtype for g in grads}) == 1:
+            # What Keras computes, without its copy of each gradient to be squared.
+            return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
         clipped = super()._clip_gradients([g.values if _is_slices(g) else g for g in grads])
         return [
             tf.IndexedSlices(c, g.indices, g.dense_shape) if _is_slices(g) else c
