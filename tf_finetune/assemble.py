@@ -156,6 +156,7 @@ def task_of(
     """
     model = config.model
     task = inputs.task(**_head_of(config, class_names, targets))
+    task.soft = config.data.soft_labels
     if any(phase.train == "lora" for phase in phases):
         rank, alpha, targeted = model.lora_rank, model.lora_alpha, model.lora_targets
         adapted = add_lora(task.network, rank, alpha, targeted, backbone=task.backbone)

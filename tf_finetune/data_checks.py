@@ -71,6 +71,11 @@ def _check_columns(data: DataConfig) -> None:
 def _check_classes(data: DataConfig, task: str) -> None:
     if task == "multi_label" and not data.label_separator:
         raise UserError("config.data.label_separator is empty; a multi_label task needs one.")
+    if data.soft_labels and task != "classification":
+        raise UserError(
+            f"config.data.soft_labels is True, but config.model.task is {task}; shares of classes "
+            "belong to a classification."
+        )
     if data.classes and task == "regression":
         raise UserError("config.data.classes has no meaning for regression; leave it empty.")
     if len(set(data.classes)) < len(data.classes):

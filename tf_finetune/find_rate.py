@@ -13,6 +13,7 @@ import numpy as np
 
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data.labels import classes_of
 from tf_finetune.fit import precision
 from tf_finetune.fit.data_copy import Batch
 from tf_finetune.fit.examples import examples_of_rows
@@ -105,5 +106,6 @@ def _sweep(setup: Setup, config: FineTuneConfig, phase: Phase) -> RateCurve:
 
 def _weighted(batches: Any, by_class: dict[int, float] | None) -> Generator[Batch, None, None]:
     for x, y in batches:
-        weight = np.array([by_class[int(label)] for label in y], "float32") if by_class else None
+        classes = classes_of(np.asarray(y)).tolist() if by_class else []
+        weight = np.array([by_class[label] for label in classes], "float32") if by_class else None
         yield x, y, weight

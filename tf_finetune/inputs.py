@@ -139,7 +139,7 @@ class Texts:
 
     def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
         """Those of the rows."""
-        return prepared.labels
+        return prepared.targets
 
     def task(self, **head: Any) -> HeadedTask:
         """A `TextTask`."""
@@ -229,7 +229,7 @@ class Pictures:
 
     def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
         """Those of the rows."""
-        return prepared.labels
+        return prepared.targets
 
     def task(self, **head: Any) -> HeadedTask:
         """An `ImageTask`."""

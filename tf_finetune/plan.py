@@ -96,7 +96,7 @@ def _cost(
     trainable, total = count_parameters(task.network)
     cached = phase.train == "head" and fit.cache and task.one_vector
     network, encode_rate = task.network, 0.0
-    classes = setup.labels[rows] if fit.sampling == "balanced" else None
+    classes = setup.prepared.labels[rows] if fit.sampling == "balanced" else None
     batches = plan_epoch(setup.store.lengths[rows], fit.global_batch, fit.seed, 0, classes)
     # The batches in the middle by length stand for all.
     middle = sorted(batches, key=lambda b: setup.store.lengths[rows[b]].max())

@@ -31,6 +31,9 @@ class DataConfig:
         label: the column that holds the label; for token classification a list of tags, in
             IOB1, IOB2, BIOES or BILOU.
         label_separator: between the labels of one row in a multi-label column.
+        soft_labels: the label column of a classification holds shares of classes, as
+            `{"good": 0.7, "bad": 0.3}`; in arrays a column of shares for each class. They, or
+            counts of votes, are divided by their sum. A plain label has all of it.
         classes: the labels that are allowed, in order; empty means those found. For token
             classification the types of entities.
         group: rows with the same value in this column stay in one split; of CoNLL files
@@ -79,6 +82,7 @@ class DataConfig:
     image: str = ""
     label: str = "label"
     label_separator: str = "|"
+    soft_labels: bool = False
     classes: tuple[str, ...] = ()
     group: str = ""
     slice: str = ""

@@ -118,3 +118,14 @@ def test_the_section_tells_before_and_after():
     card = {"calibration": calibration.account("classification", logits, labels, 1.0)}
     assert "divided" not in calibration.section(card)
     assert calibration.section({}) == ""
+
+
+def test_shares_of_classes_are_how_sure_a_model_should_be():
+    shares = np.random.default_rng(0).dirichlet([2, 2, 1], 400)
+    logits, labels = np.log(shares), shares.argmax(axis=1)
+    assert calibration.error("classification", shares, shares) == pytest.approx(0, abs=1e-12)
+    found = calibration.fit_temperature("classification", 3 * logits, shares)
+    assert found == pytest.approx(3, rel=1e-3)
+    for temperature in (0.5, 2.0):
+        whole = calibration.log_loss("classification", logits, np.eye(3)[labels], temperature)
+        assert whole == calibration.log_loss("classification", logits, labels, temperature)

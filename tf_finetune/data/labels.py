@@ -23,7 +23,8 @@ def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
     Whole numbers are sorted by value, anything else as text.
 
     Args:
-        table: has `label` (string or list of strings) and `split`.
+        table: has `label` (string or list of strings) and `split`; of soft labels `shares`,
+            whose classes count however small their shares are.
         config: gives the classes, if the user did.
 
     Raises:
@@ -32,7 +33,8 @@ def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
     if config.classes:
         return config.classes
     ours = table.filter(pc.is_in(table["split"], pa.array(["", "train"])))
-    counts = pc.value_counts(_flat(ours["label"]))
+    soft = "shares" in ours.column_names
+    counts = pc.value_counts(_classes_in(ours["shares"]) if soft else _flat(ours["label"]))
     rows = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
     _refuse_a_column_of_values(rows, config)
     whole = all(_WHOLE.fullmatch(name) for name in rows)
@@ -43,7 +45,7 @@ def encode(table: pa.Table, task: str, names: tuple[str, ...]) -> tuple[np.ndarr
     """The labels as the loss wants them.
 
     Args:
-        table: has `label`.
+        table: has `label`; of soft labels, whose largest shares count, `shares`.
         task: `classification`, `multi_label` or `regression`.
         names: the classes; empty for regression.
 
@@ -54,6 +56,9 @@ def encode(table: pa.Table, task: str, names: tuple[str, ...]) -> tuple[np.ndarr
     column = table["label"]
     if task == "regression":
         return column.to_numpy().astype(np.float32), np.ones(table.num_rows, bool)
+    if "shares" in table.column_names:
+        shares, known = encode_shares(table, names)
+        return with_most(shares, known), known
     found = pc.index_in(_flat(column), value_set=pa.array(names, pa.string()))
     codes = pc.fill_null(found, -1).to_numpy().astype(np.int32)
     if task == "classification":
@@ -64,6 +69,38 @@ def encode(table: pa.Table, task: str, names: tuple[str, ...]) -> tuple[np.ndarr
     labels = np.zeros((table.num_rows, len(names)), np.float32)
     labels[row[codes >= 0], codes[codes >= 0]] = 1
     return labels, known
+
+
+def encode_shares(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Soft labels: the shares of classes (n, k) float32, and (n,) whether all are known."""
+    shares = np.zeros((table.num_rows, len(names)), np.float32)
+    known = np.ones(table.num_rows, bool)
+    places = {name: place for place, name in enumerate(names)}
+    for row, of_row in enumerate(table["shares"].to_pylist()):
+        for name, share in of_row:
+            if name in places:
+                shares[row, places[name]] = share
+            else:
+                known[row] = False
+    return shares, known
+
+
+def with_most(shares: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The class (n,) int32 with the largest share of each row; -1 where one is not known."""
+    return np.where(known, shares.argmax(axis=1), -1).astype(np.int32)
+
+
+def told(table: pa.Table, row: int) -> str:
+    """A row's label for people; of several the classes."""
+    if "shares" in table.column_names:
+        return ", ".join(name for name, _ in table["shares"][row].as_py())
+    label = table["label"][row].as_py()
+    return ", ".join(label) if isinstance(label, list) else str(label)
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """The class (n,) of each row; labels: int classes, or shares of classes (n, k)."""
+    return labels.argmax(axis=1) if labels.ndim == 2 else labels
 
 
 def refuse_one_value(labels: np.ndarray, names: tuple[str, ...], config: DataConfig) -> None:
@@ -93,7 +130,7 @@ def refuse_small_classes(
     """Raises `UserError` if a class has fewer training rows than `config.data.min_per_class`.
 
     Args:
-        labels: of the training rows, int classes or multi-hot.
+        labels: of the training rows, int classes, multi-hot or shares.
         names: the classes.
         config: has the least number of rows.
         found: what was found wrong with rows, which may be why so few are left.
@@ -116,14 +153,18 @@ def refuse_small_classes(
 
 
 def count_classes(labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many rows each class has, (k,) int64; labels: int classes or multi-hot."""
+    """How many rows each class has, (k,) int64; labels: int classes, multi-hot or shares."""
     if labels.ndim == 2:
-        return labels.sum(axis=0).astype(np.int64)
+        return np.count_nonzero(labels, axis=0).astype(np.int64)
     return np.bincount(labels, minlength=classes)
 
 
 def _flat(labels: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
+
+
+def _classes_in(shares: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk.keys for chunk in shares.chunks], pa.string())
 
 
 def _refuse_a_column_of_values(rows: dict[str, int], config: DataConfig) -> None:

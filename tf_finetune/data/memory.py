@@ -138,7 +138,8 @@ def _values(values: Any, part: slice, column: str, name: str, config: DataConfig
     if column == config.image:
         return list(values[part])
     if isinstance(values, np.ndarray) and values.ndim > 1:
-        return [_switched_on(row, column, name, config) for row in values[part]]
+        of_row = _shares if config.soft_labels and column == config.label else _switched_on
+        return [of_row(row, column, name, config) for row in values[part]]
     return [_plain(value) for value in values[part]]
 
 
@@ -155,12 +156,27 @@ def _switched_on(row: np.ndarray, column: str, name: str, config: DataConfig) ->
             f'{name}: the column "{column}" has {row.ndim + 1} dimensions; a column has one, '
             "or for labels two: zeros and ones, a column for each class."
         )
+    names = _names_of_columns(row, name, config)
+    return [names[index] for index in np.flatnonzero(row)]
+
+
+def _shares(row: np.ndarray, column: str, name: str, config: DataConfig) -> dict[str, Any]:
+    """The shares of classes in a row of soft labels."""
+    if row.ndim != 1:
+        raise UserError(
+            f'{name}: the column "{column}" has {row.ndim + 1} dimensions; soft labels have two: '
+            "a column of shares for each class."
+        )
+    return dict(zip(_names_of_columns(row, name, config), row.tolist(), strict=True))
+
+
+def _names_of_columns(row: np.ndarray, name: str, config: DataConfig) -> tuple[str, ...]:
     names = config.classes or tuple(str(index) for index in range(len(row)))
     if len(names) != len(row):
         raise UserError(
             f"{name}: the labels have {len(row)} columns, config.data.classes {len(names)} names."
         )
-    return [names[index] for index in np.flatnonzero(row)]
+    return names
 
 
 def _dataset(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.data.labels import classes_of
 from tf_finetune.data.pictures.threads import in_order
 from tf_finetune.data.sampling import balanced_sample
 
@@ -103,7 +104,7 @@ def training_dataset(
         version: from some rows and an epoch to the rows of the store that stand for them.
         balanced: all classes come equally often, as by `balanced_sample`.
     """
-    lengths, classes = store.lengths[rows], labels[rows] if balanced else None
+    lengths, classes = store.lengths[rows], classes_of(labels[rows]) if balanced else None
 
     def planned() -> Iterator[tuple[int, int, np.ndarray]]:
         for epoch in itertools.count(first_epoch):

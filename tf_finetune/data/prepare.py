@@ -24,6 +24,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
 _OTHER_SPLIT = "other split"
+_SOFT = "A row has shares of several classes; it counts here as one of that with the largest."
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Prepared:
         report: the data report, Markdown.
         digest: sha256 over the texts or pixels, labels, class names and splits.
         tags: of the words of each row, in token classification.
+        shares: for each row of the table, of soft labels, the shares of classes (n, k) float32;
+            `labels` are those with the largest.
     """
 
     table: pa.Table
@@ -54,6 +57,12 @@ class Prepared:
     report: str
     digest: str
     tags: Tags | None = None
+    shares: np.ndarray | None = None
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What a row's output is compared with in training: its shares or its label."""
+        return self.labels if self.shares is None else self.shares
 
 
 def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepared:
@@ -75,13 +84,16 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
     table, findings = read(data, task, folder, source)
     scan = content.scan(table, folder)
     tags = read_tags(table, data, findings) if task == TOKENS else None
-    names, labels, sides = _label(table, task, data, findings, scan, tags)
+    names, labels, sides, shares = _label(table, task, data, findings, scan, tags)
+    noted = tags.note if tags else _SOFT if data.soft_labels else ""
     alike = duplicates.find_alike(table, scan, data.near_duplicates)
     made = _fractions(table, data)
     sides = _split(table, sides, labels, scan.keys, alike.together, made, data.seed)
     label_ids = tags.alike() if tags else np.unique(labels, axis=0, return_inverse=True)[1].ravel()
     sides = _check(table, sides, label_ids, scan.keys, alike, findings, data)
-    _refuse_what_cannot_train(sides, labels, names, made, findings, data, tags)
+    # A class that never has the largest share is learnt from its smaller ones.
+    learnt = labels if shares is None else shares
+    _refuse_what_cannot_train(sides, learnt, names, made, findings, data, tags)
     sides, limited = _limit(sides, labels, names, scan.keys, data)
     splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
     if not data.retained:
@@ -94,8 +106,10 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         scan=scan,
         findings=findings,
         how=_how(splits, made, data, content.what(table), classes=bool(names)),
-        notes=[note for note in (limited, alike.note, tags.note if tags else "") if note],
+        notes=[*filter(None, (limited, alike.note, noted))],
     )
+    beside = b"" if shares is None else shares.tobytes()
+    beside += tags.digest() if tags else b""
     return Prepared(
         table=table,
         splits=splits,
@@ -103,8 +117,9 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         class_names=names,
         findings=findings,
         report=report,
-        digest=_digest(scan.digest + (tags.digest() if tags else b""), labels, names, splits),
+        digest=_digest(scan.digest + beside, labels, names, splits),
         tags=tags,
+        shares=shares,
     )
 
 
@@ -115,18 +130,21 @@ def _label(
     findings: Findings,
     scan: duplicates.Scan,
     tags: Tags | None,
-) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Class names, labels and sides: -1 for an unknown label or no picture, else 0."""
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray | None]:
+    """Class names, labels, sides (-1 for an unknown label or no picture, else 0), and shares."""
+    shares = None
     if tags:
         names, labels, known = tags.types, tags.kinds(), tags.known.copy()
     else:
         names = () if task == "regression" else label_column.class_names(table, data)
-        labels, known = label_column.encode(table, task, names)
+        if data.soft_labels:
+            shares, known = label_column.encode_shares(table, names)
+            labels = label_column.with_most(shares, known)
+        else:
+            labels, known = label_column.encode(table, task, names)
     unknown = np.flatnonzero(~known)
     for row in unknown.tolist() if not tags else ():
-        label = table["label"][row].as_py()
-        label = label if isinstance(label, str) else ", ".join(label)
-        findings.add("unknown label", checks.place(table, row), label)
+        findings.add("unknown label", checks.place(table, row), label_column.told(table, row))
     for row, kind in scan.unusable.items():
         findings.add(kind, checks.place(table, row), checks.content(table, row), row=row)
         known[row] = False
@@ -144,7 +162,7 @@ def _label(
     for kind, rows in scan.odd.items():
         checks.note(findings, kind, table, rows)
         findings.act(kind, "Kept: the first frame counts.")
-    return names, labels, np.where(known, 0, checks.LEFT_OUT).astype(np.int8)
+    return names, labels, np.where(known, 0, checks.LEFT_OUT).astype(np.int8), shares
 
 
 def _fractions(table: pa.Table, data: DataConfig) -> dict[str, float]:

@@ -17,7 +17,8 @@ from tf_finetune.data.pictures import folder as picture_folder
 from tf_finetune.data.pictures.paths import with_paths
 from tf_finetune.data.pictures.recognise import check_kind, with_column
 from tf_finetune.data.rows import Columns, Part
-from tf_finetune.data.table import BAD_ROWS, Rows, no_rows, schema, write
+from tf_finetune.data.rows_file import write
+from tf_finetune.data.table import BAD_ROWS, Rows, no_rows, schema
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -52,7 +53,8 @@ def read(
     """
     config, columns, parts, to_cut = _resolved(config, task, source, labelled, folder)
     rows = Rows(columns, _split_names(config), task, config, train="" if to_cut else "train")
-    path = write(rows.of(parts), schema(columns, task), folder / "rows.arrow")
+    types = schema(columns, task, soft=config.soft_labels)
+    path = write(rows.of(parts), types, folder / "rows.arrow")
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all(), rows.findings
 
 

@@ -1,11 +1,8 @@
-"""Records checked one by one and written as the Arrow table of a run."""
+"""Records checked one by one and made rows of the table of a run."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +10,7 @@ import pyarrow as pa
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.rows import Columns, Part, quoted, setting_of
 from tf_finetune.data.sentences import tags_of, words_of
-from tf_finetune.data.values import Labels, Unusable, is_readable, text
+from tf_finetune.data.values import Labels, Unusable, columns_of, is_readable, names_in, text
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -37,22 +34,26 @@ _LABEL_TYPES = {
     "regression": pa.float64(),
     TOKENS: pa.list_(pa.string()),
 }
-_BATCH_ROWS = 4096
-_BATCH_CHARACTERS = 1_000_000
 # With more undecodable rows than both of these the encoding is wrong, not the rows.
 _MOST_UNDECODABLE = 10
 _MOST_UNDECODABLE_SHARE = 0.05
 _MOST_NAMES = 1000
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
-def schema(columns: Columns, task: str) -> pa.Schema:
-    """The types of the table's columns, in order."""
+def schema(columns: Columns, task: str, *, soft: bool = False) -> pa.Schema:
+    """The types of the table's columns, in order.
+
+    Args:
+        columns: of the records.
+        task: that the labels are for.
+        soft: `shares` stands beside `label`, which is the class with the largest one.
+    """
     types = {"text": pa.string(), "text_pair": pa.string(), "image": pa.string()}
     if "words" in columns.roles:
         types = {"text": pa.string(), "words": pa.list_(pa.string())}
-    types["label"] = _LABEL_TYPES[task]
+    types |= {"label": _LABEL_TYPES[task], "shares": pa.map_(pa.string(), pa.float64())}
     needed = {*columns.roles, *(["text"] if "words" in columns.roles else [])}
+    needed |= {"shares"} if soft and "label" in needed else set()
     types = {role: kind for role, kind in types.items() if role in needed}
     types |= {role: pa.string() for role in ("group", "slice") if role in columns.roles}
     return pa.schema(types | {"split": pa.string(), "file": pa.string(), "row": pa.int64()})
@@ -109,7 +110,8 @@ class Rows:
         )
 
     def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
-        labels = Labels(self._task, self._config.label_separator)
+        config = self._config
+        labels = Labels(self._task, config.label_separator, soft=config.soft_labels)
         columns = part.columns or self._columns
         seen, undecodable = 0, self.findings.count("undecodable bytes")
         for file, number, values in part.records:
@@ -126,10 +128,15 @@ class Rows:
             raise no_rows(part.name)
         undecodable = self.findings.count("undecodable bytes") - undecodable
         if undecodable > max(_MOST_UNDECODABLE, _MOST_UNDECODABLE_SHARE * seen):
+            files = "image" in columns.roles
             raise UserError(
                 f'"{part.name}": {undecodable:,} of {seen:,} rows are not {self._config.encoding} '
                 f"(such as {self.findings['undecodable bytes'].examples[0][0]}). "
-                "Set --config.data.encoding (cp1252, latin-1, utf-16, ...)."
+                + (
+                    "Give these files names that are."
+                    if files
+                    else "Set --config.data.encoding (cp1252, latin-1, utf-16, ...)."
+                )
             )
 
     def _row(
@@ -156,12 +163,11 @@ class Rows:
             raise Unusable("missing group")
         # Of no weight for training: an empty value is as good as any, an unreadable one too.
         part = [_printable(raw["slice"])] if "slice" in raw else []
-        names = [label] if isinstance(label, str) else label if isinstance(label, list) else []
-        if not all(is_readable(value) for value in (*names, *group)):
+        if not all(is_readable(value) for value in (*names_in(label), *group)):
             raise Unusable("undecodable bytes")
         return (
             *texts,
-            label,
+            *columns_of(label),
             *group,
             *part,
             self._train if split == "train" else split,
@@ -248,52 +254,3 @@ def _printable(value: Any) -> str:
         return text(value).encode("utf-8", "replace").decode()
     except TypeError:
         return repr(value)
-
-
-def write(rows: Iterable[tuple[Any, ...]], table_schema: pa.Schema, path: Path) -> Path:
-    """Writes rows as an Arrow file, a batch at a time; it appears when it is whole.
-
-    Args:
-        rows: values in the order of the schema.
-        table_schema: of the table.
-        path: of the file.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: if the folder cannot be written or is full.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(partial), "w") as sink, pa.ipc.new_file(sink, table_schema) as writer:
-            for batch in _batches(rows):
-                values = zip(*batch, strict=True)
-                arrays = [pa.array(v, t) for v, t in zip(values, table_schema.types, strict=True)]
-                writer.write_batch(pa.record_batch(arrays, schema=table_schema))
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        raise UserError(
-            f'Cannot write "{path}" ({os.strerror(error.errno)}); it takes about as much room '
-            "as the data. Make room there, or choose another folder."
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """Runs of rows, bounded in number and in characters; the first column is text."""
-    batch: list[tuple[Any, ...]] = []
-    characters = 0
-    for row in rows:
-        batch.append(row)
-        characters += len(row[0])
-        if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import decimal
 import math
+import numbers
 from typing import Any
 
 from tf_finetune.errors import UserError
 
 _MOST = 60
+# Of a row's classes.
+Shares = dict[str, float]
+_SOFT = (
+    "with --config.data.soft_labels it is a class, or an object with a number of at least 0 for "
+    'each class, as {"good": 0.7, "bad": 0.3} in JSONL or Parquet; a CSV file cannot hold one.'
+)
 
 
 class Unusable(Exception):
@@ -35,6 +42,10 @@ def text(value: Any) -> str:
     if isinstance(value, str | bool | int | float | decimal.Decimal):
         return str(value)
     raise TypeError(f"found {shown(value)}, a {type(value).__name__}")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
 
 
 def _is_whole(value: Any) -> bool:
@@ -72,17 +83,18 @@ class Labels:
     column are a mistake that would otherwise make two classes.
     """
 
-    def __init__(self, task: str, separator: str) -> None:
+    def __init__(self, task: str, separator: str, *, soft: bool = False) -> None:
         self._task = task
         self._separator = separator
+        self._soft = soft
         self._first: dict[str, tuple[str, Any]] = {}
 
-    def convert(self, value: Any, file: str, row: int) -> str | list[str] | float:
+    def convert(self, value: Any, file: str, row: int) -> str | list[str] | float | Shares:
         """The label of one row.
 
         Returns:
-            A string for classification, a list of strings for multi_label, a float
-            for regression.
+            A string for classification, of soft labels shares that sum to 1 by class, a
+            list of strings for multi_label, a float for regression.
 
         Raises:
             Unusable: if the row has no label, or a target that is not finite.
@@ -91,6 +103,8 @@ class Labels:
         """
         if self._task == "multi_label":
             return self._several(value, f"{file}:{row}")
+        if self._soft and (shares := _shares(value, f"{file}:{row}")) is not None:
+            return shares
         if is_null(value) and not (self._task == "regression" and isinstance(value, float)):
             raise Unusable("missing label")
         if self._task == "regression":
@@ -100,7 +114,7 @@ class Labels:
             name = self._name(value, f"{file}:{row}")
         if not name:
             raise Unusable("missing label")
-        return name
+        return {name: 1.0} if self._soft else name
 
     def _several(self, value: Any, place: str) -> list[str]:
         if is_null(value):
@@ -119,7 +133,8 @@ class Labels:
         if isinstance(value, list | tuple | dict):
             raise UserError(
                 f"{place}: the label is {shown(value)}; classification takes one value a row. "
-                "For several labels a row set --config.model.task=multi_label."
+                "For several labels a row set --config.model.task=multi_label; for shares of "
+                'classes, as {"good": 0.7, "bad": 0.3}, --config.data.soft_labels=True.'
             )
         if isinstance(value, float | decimal.Decimal) and not _is_whole(value):
             raise UserError(
@@ -145,6 +160,50 @@ class Labels:
                 f"The label column mixes types: {shown(a)} at {one}, {shown(b)} at {two}. "
                 "Make all labels text, all whole numbers or all true/false."
             )
+
+
+def _shares(value: Any, place: str) -> Shares | None:
+    """Shares of classes, which sum to 1, without those of 0 or null; None for a plain label."""
+    if isinstance(value, list) and value and all(map(_is_pair, value)):
+        value = dict(value)  # of a map in Parquet
+    if isinstance(value, list | tuple) or (isinstance(value, str) and value.lstrip()[:1] == "{"):
+        raise UserError(f"{place}: the label is {shown(value)}; {_SOFT}")
+    if not isinstance(value, dict):
+        return None
+    shares: Shares = {}
+    for name, share in value.items():
+        if is_null(share):
+            continue
+        number = isinstance(share, numbers.Real | decimal.Decimal) and not isinstance(share, bool)
+        if not (number and 0 <= share < math.inf):
+            raise UserError(f"{place}: the label is {shown(value)}; {_SOFT}")
+        if share and (name := _class(name, value, place)):
+            shares[name] = shares.get(name, 0.0) + float(share)
+    total = sum(shares.values())
+    if not total:
+        raise Unusable("missing label")
+    return {name: share / total for name, share in shares.items()}
+
+
+def _class(name: Any, value: Any, place: str) -> str:
+    try:
+        return text(name).strip()
+    except TypeError:
+        raise UserError(f"{place}: the label is {shown(value)}; {_SOFT}") from None
+
+
+def columns_of(label: Any) -> list[Any]:
+    """A label as the table has it: a soft one as the class with most, and the shares of all."""
+    if isinstance(label, dict):
+        return [max(label, key=label.__getitem__), [*label.items()]]
+    return [label]
+
+
+def names_in(label: Any) -> list[str]:
+    """The classes that a label names."""
+    if isinstance(label, str):
+        return [label]
+    return [*label] if isinstance(label, list | dict) else []
 
 
 def _target(value: Any, place: str) -> float:

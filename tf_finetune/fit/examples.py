@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune.data.labels import classes_of
 from tf_finetune.data.pipeline import Noise, Store, evaluation_dataset, training_dataset
 from tf_finetune.errors import UserError
 from tf_finetune.fit.steps import evaluating
@@ -74,7 +75,7 @@ def examples_of_rows(
     )
     given = {"x": batches, "steps_per_epoch": steps, "shuffle": False}  # in their own order
     if fit.class_weights == "balanced":
-        given["class_weight"] = balanced_weights(labels[train])
+        given["class_weight"] = balanced_weights(classes_of(labels[train]))
     return Examples(
         train=given,
         steps=steps,
@@ -91,10 +92,13 @@ def balanced_weights(labels: np.ndarray) -> dict[int, float]:
 
     Args:
         labels: int (n,).
+
+    Returns:
+        A weight for each number up to the largest, as Keras wants it; 1 for what never occurs.
     """
-    classes, counts = np.unique(labels, return_counts=True)
-    weights = len(labels) / (len(classes) * counts)
-    return dict(zip(classes.tolist(), weights.tolist(), strict=True))
+    counts = np.bincount(labels)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return dict(enumerate(np.where(counts, weights, 1.0).tolist()))
 
 
 def given_examples(train: Any, validation: Any, batch_size: int, steps: int | None) -> Examples:

@@ -36,8 +36,8 @@ def objective_of(task: HeadedTask, label_smoothing: float) -> Objective:
     """Loss and metrics of a task."""
     monitor, mode = heads.monitor(task.kind)
     return Objective(
-        loss=heads.loss(task.kind, label_smoothing, task.words),
-        metrics=heads.metrics(task.kind),
+        loss=heads.loss(task.kind, label_smoothing, task.words, soft=task.soft),
+        metrics=heads.metrics(task.kind, soft=task.soft),
         monitor=monitor,
         mode=mode,
         # In squares of the targets' spread: clipping, and Adam's smallest step, must

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tf_finetune.config import Phase
+from tf_finetune.data.labels import classes_of
 from tf_finetune.data.pipeline import Store, evaluation_dataset
 from tf_finetune.fit.audit import Snapshot
 from tf_finetune.fit.examples import Examples, balanced_weights, validation_figures
@@ -72,8 +73,9 @@ def solve_phase(
     best.on_train_begin()
     weights = None
     if "balanced" in (fit.class_weights, fit.sampling):
-        by_class = balanced_weights(labels[rows])
-        weights = np.array([by_class[label] for label in labels[rows].tolist()])
+        classes = classes_of(labels[rows])
+        by_class = balanced_weights(classes)
+        weights = np.array([by_class[label] for label in classes.tolist()])
     history: list[dict[str, Any]] = []
     found = solutions(task.kind, store.batch(rows), _targets(task, labels[rows], fit), weights)
     dense = cast(keras.layers.Dense, head.get_layer("logits"))
@@ -115,4 +117,5 @@ def _targets(task: HeadedTask, labels: np.ndarray, fit: FitConfig) -> np.ndarray
     if task.kind == "multi_label":
         return labels * (1 - smoothing) + smoothing / 2
     count = len(task.class_names)
-    return np.eye(count)[labels.astype(int)] * (1 - smoothing) + smoothing / count
+    shares = labels if task.soft else np.eye(count)[labels.astype(int)]
+    return shares * (1 - smoothing) + smoothing / count

@@ -35,9 +35,10 @@ class HeadedTask(keras_hub.models.Task):
     Attributes:
         one_vector: what the backbone makes of a row is one vector, not one for each token.
         words: the mean number of labels of a row.
+        soft: what it trains on are shares of classes.
     """
 
-    one_vector, words = True, 1.0
+    one_vector, words, soft = True, 1.0, False
 
     def __init__(
         self,

@@ -49,12 +49,14 @@ def activation(kind: str) -> str:
     return given.get(kind, "softmax")
 
 
-def loss(kind: str, label_smoothing: float = 0.0, words: float = 1.0) -> keras.losses.Loss:
+def loss(
+    kind: str, label_smoothing: float = 0.0, words: float = 1.0, *, soft: bool = False
+) -> keras.losses.Loss:
     """The loss on logits.
 
-    Labels are (n,) whole numbers for `classification`, (n, k) zeros and ones for
-    `multi_label` and (n, 1) numbers for `regression`; for `token_classification` as in
-    `WordCrossentropy`, of which `words` is the mean number of a row.
+    Labels are (n,) whole numbers for `classification`, or where `soft` shares (n, k) of
+    classes, (n, k) zeros and ones for `multi_label` and (n, 1) numbers for `regression`; for
+    `token_classification` as in `WordCrossentropy`, of which `words` is the mean number of a row.
     """
     if kind == "regression":
         return keras.losses.MeanSquaredError()
@@ -62,6 +64,10 @@ def loss(kind: str, label_smoothing: float = 0.0, words: float = 1.0) -> keras.l
         return WordCrossentropy(words, label_smoothing)
     if kind == "multi_label":
         return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    if soft:
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=label_smoothing
+        )
     if label_smoothing:
         return SmoothedCrossentropy(label_smoothing)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -85,8 +91,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
-def metrics(kind: str) -> list[keras.metrics.Metric]:
-    """What is shown while training; the first is the one that phases are judged by."""
+def metrics(kind: str, *, soft: bool = False) -> list[keras.metrics.Metric]:
+    """What is shown while training, of labels as in `loss`; by the first phases are judged."""
     if kind == "regression":
         return [keras.metrics.MeanAbsoluteError(name="mae")]
     if kind == TOKENS:
@@ -94,6 +100,8 @@ def metrics(kind: str) -> list[keras.metrics.Metric]:
     if kind == "multi_label":
         # Logits: above 0 is a probability above one half.
         return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
+    if soft:
+        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
     return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
 

@@ -34,15 +34,18 @@ def sureness(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.nda
     Args:
         task: `classification` or `multi_label`.
         outputs: (n, k) probabilities.
-        labels: (n,) whole numbers, or (n, k) zeros and ones.
+        labels: (n,) whole numbers, or (n, k) zeros and ones, or shares of classes.
 
     Returns:
-        (m,) confidences and (m,) zeros and ones; m is n, or n times k for `multi_label`.
+        (m,) confidences and (m,) zeros and ones, of soft labels the shares of what was chosen; m
+        is n, or n times k for `multi_label`.
     """
     if task == "multi_label":
         right = (np.asarray(outputs) >= 0.5) == (np.asarray(labels) >= 0.5)
         return _confidence(task, outputs), right.astype("float64").ravel()
-    return _confidence(task, outputs), (outputs.argmax(axis=1) == labels).astype("float64")
+    chosen = outputs.argmax(axis=1)
+    right = labels[np.arange(len(labels)), chosen] if labels.ndim == 2 else chosen == labels
+    return _confidence(task, outputs), right.astype("float64")
 
 
 def _confidence(task: str, outputs: np.ndarray) -> np.ndarray:
@@ -117,7 +120,11 @@ def log_loss(task: str, logits: np.ndarray, labels: np.ndarray, temperature: flo
         return float(np.logaddexp(0, -signs * scaled).mean())
     from scipy.special import logsumexp
 
-    return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
+    if labels.ndim == 2:
+        likely = (labels * scaled).sum(axis=1)
+    else:
+        likely = scaled[np.arange(len(labels)), labels]
+    return float((logsumexp(scaled, axis=1) - likely).mean())
 
 
 def fit_temperature(task: str, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -137,7 +144,7 @@ def fit_temperature(task: str, logits: np.ndarray, labels: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
 
     _, right = sureness(task, probabilities(task, logits), labels)
-    if right.all():
+    if (right == 1).all():
         return 1.0
     # In one over the temperature the loss is convex: the search cannot end elsewhere.
     found = minimize_scalar(

@@ -49,6 +49,8 @@ def judge(
     """
     task, prepared = setup.task, setup.prepared
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
+    # How sure the model should be: of soft labels their shares.
+    targets = {name: prepared.targets[rows] for name, rows in prepared.splits.items()}
     if task.kind == TOKENS:
         card, outputs = judge_tags(setup, config, probe)
         return Judgement(card=card, outputs=outputs, labels=labels)
@@ -59,12 +61,12 @@ def judge(
     if kind != "regression":
         if config.results.calibrate:
             task.calibrate(
-                calibration.fit_temperature(kind, logits["validation"], labels["validation"])
+                calibration.fit_temperature(kind, logits["validation"], targets["validation"])
             )
             # With a temperature of its own, or its log loss would be no match.
-            probe = calibration.recalibrated(kind, probe, labels) if probe else probe
+            probe = calibration.recalibrated(kind, probe, targets) if probe else probe
         facts["calibration"] = calibration.account(
-            kind, logits["test"], labels["test"], task.temperature
+            kind, logits["test"], targets["test"], task.temperature
         )
     outputs = activated(kind, {name: one / task.temperature for name, one in logits.items()})
     baselines = {
