@@ -18,7 +18,7 @@ from tf_finetune.assemble import set_up
 from tf_finetune.config import Phase
 from tf_finetune.data.views import ViewStore
 from tf_finetune.errors import UserError
-from tf_finetune.fit import frozen_part, planned_cuts
+from tf_finetune.fit import frozen_part, kept_features, planned_cuts
 from tf_finetune.fit.resuming import SaveState
 from tf_finetune.model.task import TextTask
 from tf_finetune.train import fine_tune
@@ -328,6 +328,25 @@ def test_views_that_nothing_would_see_are_refused(preset, tmp_path, changes, mes
         run(preset, tmp_path / "run", **({"cache_views": 2} | changes))
     assert "config.fit.cache_views is" in str(mistake.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_trains_alike_on_features_from_memory_and_from_the_disk(preset, tmp_path):
+    changes = {"phases": "probe", "probe_epochs": 3, "dropout": 0.3}
+    held, _ = run(preset, tmp_path / "held", **changes)
+    read, _ = run(preset, tmp_path / "read", cache_memory=0.0, **changes)
+    assert_close(read, held, atol=0)
+    assert [row["loss"] for row in read.history] == [row["loss"] for row in held.history]
+
+
+def test_a_full_disk_stops_no_training_of_a_head(preset, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    changes = {"phases": "probe", "probe_epochs": 2}
+    undisturbed, _ = run(preset, tmp_path / "undisturbed", **changes)
+    monkeypatch.setattr(kept_features, "written", full)
+    result, _ = run(preset, tmp_path / "full", **changes)
+    assert_close(result, undisturbed)
 
 
 def test_a_full_disk_stops_no_training(preset, tmp_path, monkeypatch):

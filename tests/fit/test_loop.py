@@ -120,6 +120,34 @@ def test_cached_head_phase_equals_the_uncached_one(data, tmp_path):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
 
 
+@pytest.mark.parametrize("train", ["all", "last:1"])
+def test_a_step_is_traced_once_whatever_the_lengths_of_batches(data, tmp_path, monkeypatch, train):
+    """The last batch of an epoch, which is smaller, and the second epoch included."""
+    shapes, traces, step = set(), [], keras.Model.train_step
+
+    def counted(self, batch):
+        traces.append(1)
+        return step(self, batch)
+
+    class Seen(type(data.store)):
+        __slots__ = ()
+
+        def batch(self, rows):
+            found = super().batch(rows)
+            shapes.add(found["token_ids"].shape)
+            return found
+
+    monkeypatch.setattr(keras.Model, "train_step", counted)
+    data.store.__class__ = Seen
+    task = tiny_task()
+    data = dataclasses.replace(data)
+    data.train = ROWS[:45]
+    run(task, data, tmp_path, train)
+    assert len({length for _, length in shapes}) > 1
+    assert len({rows for rows, _ in shapes}) > 1
+    assert len(traces) == 1
+
+
 def test_phase_ends_on_its_best_epoch(data, tmp_path):
     task = tiny_task()
     result = run(task, data, tmp_path, epochs=6, learning_rate=5e-2)

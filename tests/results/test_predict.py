@@ -1,12 +1,14 @@
 import csv
 import json
 import os
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.data import rows_file
 from tf_finetune.errors import UserError
 from tf_finetune.results import predict as module
 from tf_finetune.results.predict import format_predictions, predict_file, predict_texts
@@ -55,6 +57,21 @@ def test_rows_come_out_in_order_in_windows(source, config, tmp_path, monkeypatch
     assert [row["label"] for row in rows] == ["long" if n > 50 else "short" for n in source[1]]
     assert (done.rows, done.undecodable, done.output) == (100, 0, output)
     assert os.listdir(output.parent) == ["out.jsonl"]
+
+
+def test_memory_does_not_grow_with_the_file(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_WINDOW", 256)
+    monkeypatch.setattr(rows_file, "_BATCH_ROWS", 256)
+    peaks, path = [], tmp_path / "in.csv"
+    for rows in (1_000, 1_000, 20_000):  # the first also fills what is kept of modules
+        path.write_text("text\n" + ("x" * 90 + "\n") * rows)
+        tracemalloc.start()
+        done = predict_file(Model(), path, tmp_path / f"{len(peaks)}.jsonl", config)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert done.rows == rows
+    assert (tmp_path / "2.jsonl").stat().st_size > 4 * peaks[1]
+    assert peaks[2] < 1.5 * peaks[1]
 
 
 def test_csv_has_a_column_for_each_class(source, config, tmp_path):

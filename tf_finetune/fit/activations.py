@@ -197,12 +197,12 @@ class ActivationStore:
         memory: int,
     ) -> None:
         self.lengths, self._inputs, self._passed = inputs.lengths, inputs, dict(passed)
-        self._kept, self._files, self._starts = list(kept), dict[str, _Numbers](), {}
+        self._kept, self._files, self._starts = list(kept), dict[str, Numbers](), {}
         self.bytes = sum((folder / f"{one.name}.bin").stat().st_size for one in kept)
         self.in_memory = self.bytes <= memory
         for one in kept:
             file = folder / f"{one.name}.bin"
-            self._files[one.name] = _Numbers(file, one.dtype, self.in_memory)
+            self._files[one.name] = Numbers(file, one.dtype, self.in_memory)
             counts = one.numbers(self.lengths[rows])
             self._starts[one.name] = np.full(len(self.lengths), -1, "int64")
             self._starts[one.name][rows] = np.cumsum(counts) - counts
@@ -239,7 +239,7 @@ class ActivationStore:
         }
 
 
-class _Numbers:
+class Numbers:
     """The numbers in a file, held in memory or read where they are asked for."""
 
     def __init__(self, file: Path, dtype: str, in_memory: bool) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,7 +11,6 @@ import tensorflow as tf
 from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
 from tf_finetune.fit.replicas import on_all_replicas
-from tf_finetune.whole import written_whole
 
 
 class FeatureStore:
@@ -50,7 +47,7 @@ def outputs_of(
     Batches hold texts of similar length, so that little padding is computed. Under a
     strategy each replica computes some rows of each batch, and every host gets all.
     """
-    found = np.concatenate([*_outputs(model, store, rows, batch_size)])
+    found = np.concatenate([*batches_of(model, store, rows, batch_size)])
     outputs = np.empty_like(found)
     outputs[evaluation_order(store, rows)] = found
     return outputs
@@ -66,17 +63,17 @@ def outputs_of_words(
     """
     order = evaluation_order(store, rows)
     found: list[np.ndarray] = []
-    for outputs in _outputs(model, store, rows, batch_size):
+    for outputs in batches_of(model, store, rows, batch_size):
         for output in outputs:
             begins = store.begins(rows[order[len(found)]])
             found.append(output[: len(begins)][begins >= 0])
     return np.concatenate([found[i] for i in np.argsort(order)])
 
 
-def _outputs(
+def batches_of(
     model: keras.Model, store: Store, rows: np.ndarray, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """Batch by batch, in the order of `evaluation_order`."""
+    """The same batch by batch, in the order of `evaluation_order`."""
     labels = np.zeros(int(rows.max()) + 1, "int8")
     dataset = evaluation_dataset(store, labels, rows, batch_size=batch_size)
     # Traced once for all shapes: `model.predict` would trace anew for several of them.
@@ -87,20 +84,3 @@ def _outputs(
     )
     for x, _ in dataset:
         yield step(x).numpy()
-
-
-def keep_features(file: Path, found: np.ndarray) -> None:
-    """Writes features for whoever shares the folder; where there is no room, nothing."""
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file, needed=found.nbytes) as temporary, temporary.open("wb") as out:
-            np.savez(out, features=found)
-
-
-def kept_features(file: Path) -> np.ndarray | None:
-    """What `keep_features` wrote; None if it is not there, or damaged by its checksum."""
-    try:
-        with np.load(file) as arrays:
-            return arrays["features"]
-    except Exception:  # of a damaged zip file there are many kinds
-        return None

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tf_finetune.fit.activations import ActivationStore, NotKept, Writer, read, 
 from tf_finetune.fit.cut_check import check_cut, some_of
 from tf_finetune.fit.feature_cache import FeatureStore
 from tf_finetune.fit.frozen_pass import frozen_pass
+from tf_finetune.fit.kept_features import KeptFeatures, read_features, write_features
 from tf_finetune.fit.planned_cuts import Planned
 from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
@@ -84,23 +85,29 @@ class FrozenPart:
         self._is_kept = np.zeros(len(store.lengths), bool)
         self._is_kept[self._kept] = True
 
-    def features(self, place: int) -> FeatureStore:
+    def features(self, place: int) -> FeatureStore | KeptFeatures:
         """What a head trains on, of all rows; later phases' activations are made beside it.
 
         Both are found again by whoever shares the folder, as trials of a tuning do.
         """
         name, folders = self._phases[place].name, self._folders(place, place)
-        file = self._keeping.folder / f"features-{self._key_of_features(place)}.npz"
+        folder = self._keeping.folder / f"features-{self._key_of_features(place)}"
+        rows = self._all[evaluation_order(self._store, self._all)]
+        wanted = rows, len(self._store.lengths), self._keeping.memory
         there = all(folder.exists() for folder in folders.values())
-        found = feature_cache.kept_features(file) if there else None
-        everywhere = so_on_all_hosts(found is not None)
-        if found is None or not everywhere:
-            self._say(f"phase {name}: running the frozen backbone once over all rows")
-            found = self._run_backbone(place, folders).astype("float32", copy=False)
-            feature_cache.keep_features(file, found)
-        else:
+        found = read_features(folder, *wanted) if there else None
+        if so_on_all_hosts(found is not None) and found:
             self._say(f"phase {name}: the frozen backbone has been run over all rows before")
-        return FeatureStore(feature_cache.at_rows(found, self._all, len(self._store.lengths)))
+            return found
+        self._say(f"phase {name}: running the frozen backbone once over all rows")
+        if self._run_backbone(place, folders, folder):
+            found = read_features(folder, *wanted)
+        if so_on_all_hosts(found is not None) and found:
+            return found
+        # There is no room on some disk.
+        batch, count = self._keeping.batch, len(self._store.lengths)
+        held = feature_cache.outputs_of(self._encoder, self._store, self._all, batch_size=batch)
+        return FeatureStore(feature_cache.at_rows(held, self._all, count))
 
     def of_phase(
         self, place: int, *, mixes: bool = False, before: bool | None = None
@@ -145,18 +152,19 @@ class FrozenPart:
         """Of the network's multiplications, those that a phase is spared in each step."""
         return self._planned[place].share
 
-    def _run_backbone(self, place: int, folders: dict[int, Path]) -> np.ndarray:
-        """The features of all rows."""
-        if folders:
+    def _run_backbone(self, place: int, folders: dict[int, Path], folder: Path) -> bool:
+        """Writes the features of all rows, where there is room for them."""
+        width, batch = self._encoder.outputs[0].shape[-1], self._keeping.batch
+        for wanted in [folders, {}] if folders else [{}]:
+            alone = feature_cache.batches_of(self._encoder, self._store, self._all, batch)
+            batches = self._pass(place, wanted) if wanted else alone
             try:
-                found = self._make(place, folders)
-                features = np.empty_like(found)
-                features[evaluation_order(self._store, self._all)] = found
-                return features
+                write_features(folder, batches, len(self._all), width)
+                return True
             except (NotKept, OSError) as error:
-                self._give_up(folders, error)
-        batch = self._keeping.batch
-        return feature_cache.outputs_of(self._encoder, self._store, self._all, batch_size=batch)
+                if not all(made.exists() for made in wanted.values()):
+                    self._give_up(wanted, error)
+        return False
 
     def _key_of_features(self, place: int) -> str:
         """Of all that decides what they are, to the bit: what is computed beside them too."""
@@ -197,7 +205,8 @@ class FrozenPart:
         kept = read(folder, sizes)
         if not so_on_all_hosts(kept is not None):
             self._say(f"phase {self._phases[place].name}: running the frozen part once over rows")
-            self._make(host, folders)
+            for _ in self._pass(host, folders):
+                pass
             kept = kept or read(folder, sizes)
         if kept is None:
             raise NotKept(f"what was written to {folder} cannot be read")
@@ -219,7 +228,7 @@ class FrozenPart:
         rows = self._kept if self._planned[host].cut else self._all
         return rows[evaluation_order(self._store, rows)]
 
-    def _make(self, host: int, folders: dict[int, Path]) -> np.ndarray:
+    def _pass(self, host: int, folders: dict[int, Path]) -> Iterator[np.ndarray]:
         """Goes over the rows once, as phase `host` did or does.
 
         Whatever is there already, it is the same computation, so that it gives the same
@@ -229,8 +238,11 @@ class FrozenPart:
             host: place of the phase.
             folders: for the activations of a phase, by its place, where they are wanted.
 
-        Returns:
-            What the head trains on, in the order of the rows, where a head's phase is `host`.
+        Yields:
+            What the head trains on, batch by batch, where a head's phase is `host`.
+
+        Raises:
+            NotKept, OSError: at the end, if some host could not keep them.
         """
         places = self._made_by(host)
         cuts = [*places.values()]
@@ -242,8 +254,9 @@ class FrozenPart:
         rows, batch = self._rows(host), self._keeping.batch
         passed = frozen_pass(cuts, self._store, rows, batch, self._is_kept, writers)
         heads = len(cuts) > len(places)
-        features = [found["kept_0"].numpy() for found in passed if heads]
-        return np.concatenate(features) if features else np.empty(0)
+        for found in passed:
+            if heads:
+                yield found["kept_0"].numpy()
 
     def _writer(self, cut: Cut, folder: Path) -> contextlib.AbstractContextManager[Writer]:
         lengths = self._store.lengths[self._kept]
@@ -273,10 +286,8 @@ class FrozenPart:
 
 def remove_kept(folder: Path) -> None:
     """Removes all activations and features from a folder that no run is at."""
-    for kept in folder.glob("activations-*"):
-        shutil.rmtree(kept)
-    for file in folder.glob("features-*.npz"):
-        file.unlink()
+    for kept in (*folder.glob("activations-*"), *folder.glob("features-*")):
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
 
 
 def _picker(cut: Cut, number: int) -> Callable[[Any], np.ndarray]:

@@ -54,24 +54,24 @@ def frozen_pass(
     troubles: list[Exception] = []
     with contextlib.ExitStack() as stack:
         opened: dict[int, Writer] = {}
-        with _held_back(troubles):
+        with held_back(troubles):
             opened = {i: stack.enter_context(writer) for i, writer in writers.items()}
-        _raise_on_all_hosts(troubles)
+        raise_on_all_hosts(troubles)
         for number, (x, _) in enumerate(dataset):
             found = step(x)
             chosen = rows[number * batch : (number + 1) * batch]
             there = is_kept[chosen]
             padded = int(tf.nest.flatten(x)[0].shape[1])
-            with _held_back(troubles):
+            with held_back(troubles):
                 for i, writer in opened.items() if not troubles else ():
                     arrays = {name: array.numpy()[there] for name, array in found[i].items()}
                     writer.add(arrays, store.lengths[chosen[there]], padded)
             yield found[-1]
-        _raise_on_all_hosts(troubles)
+        raise_on_all_hosts(troubles)
 
 
 @contextlib.contextmanager
-def _held_back(troubles: list[Exception]) -> Iterator[None]:
+def held_back(troubles: list[Exception]) -> Iterator[None]:
     """Within a pass other hosts would wait for one that gives up."""
     try:
         yield
@@ -79,6 +79,7 @@ def _held_back(troubles: list[Exception]) -> Iterator[None]:
         troubles.append(error)
 
 
-def _raise_on_all_hosts(troubles: Sequence[Exception]) -> None:
+def raise_on_all_hosts(troubles: Sequence[Exception]) -> None:
+    """Raises the first of what was held back, on every host where one has something."""
     if not so_on_all_hosts(not troubles):
         raise troubles[0] if troubles else NotKept("another host could not keep it")
