@@ -74,6 +74,8 @@ def test_beginning_again_clears_what_an_unfinished_run_left(begun):
         (begun / left).write_text("old")
     (begun / folder.MODEL).write_text("old")
     (begun / folder.HISTORY).write_text('{"epoch": 1}\n')
+    folder.begin(begun, config(), "# Old\n", "kind,place,text\n")
+    assert (begun / folder.FINDINGS).read_text() == "kind,place,text\n"
     folder.begin(begun, config(), "# New\n")
     assert {path.name for path in begun.iterdir()} == {
         *(folder.CONFIG, folder.HISTORY, "data_report.md")

@@ -179,7 +179,8 @@ def begun(
         chosen = told_by_chief(fitting_replicas(config, setup, say=say).fit.micro_batch)
         made |= {"precision": setup.precision, "micro_batch": chosen}
         folder.check_room(run, room)
-        folder.begin(run, config, setup.prepared.report)
+        prepared = setup.prepared
+        folder.begin(run, config, prepared.report, prepared.findings.to_csv())
     fit = dataclasses.replace(config.fit, micro_batch=made["micro_batch"])
     ongoing = Ongoing(run, config, setup, made, found, files, stop=part.stop, say=say)
     return dataclasses.replace(config, fit=fit), ongoing

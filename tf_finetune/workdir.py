@@ -13,6 +13,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
+FINDINGS = "findings.csv"
 ADAPTER, CHECKPOINTS, LOOKS = "adapter.safetensors", "checkpoints", "looks"
 # What a run that failed or was killed before training may have left behind.
 _PROBE = ".write-test"
@@ -23,8 +24,10 @@ READING = tuple(
     for name in (
         "text",
         "text_pair",
+        "image",
         "label",
         "label_separator",
+        "soft_labels",
         "delimiter",
         "encoding",
         "bad_rows",
@@ -54,14 +57,24 @@ def prepare_workdir(workdir: Path, config: FineTuneConfig) -> bool:
     return False
 
 
-def begin(workdir: Path, config: FineTuneConfig, data_report: str) -> None:
-    """Makes a prepared folder that of a run; clears what an unfinished one left in it."""
+def begin(workdir: Path, config: FineTuneConfig, data_report: str, findings: str = "") -> None:
+    """Makes a prepared folder that of a run; clears what an unfinished one left in it.
+
+    Args:
+        workdir: of the run.
+        config: of the run.
+        data_report: as in `Prepared.report`.
+        findings: as `Findings.to_csv` gives them; empty writes no file.
+    """
     # First of all: without it the folder is that of no run.
     write_atomically(workdir / CONFIG, config.to_json())
     for name in (CHECKPOINTS, "logs"):
         shutil.rmtree(workdir / name, ignore_errors=True)
     (workdir / MODEL).unlink(missing_ok=True)
     write_atomically(workdir / "data_report.md", data_report)
+    (workdir / FINDINGS).unlink(missing_ok=True)
+    if findings:
+        write_atomically(workdir / FINDINGS, findings)
     (workdir / HISTORY).write_text("")
 
 

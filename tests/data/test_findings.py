@@ -1,5 +1,8 @@
+import csv
+
 import pytest
 
+from tf_finetune.data import findings as module
 from tf_finetune.data.findings import Findings
 from tf_finetune.errors import UserError
 
@@ -51,9 +54,27 @@ def test_the_report_has_each_kind_its_action_and_examples(findings):
     findings.act("leak", "Left out.")
     text = findings.to_markdown()
     assert "### Empty text: 7\n\nLeft out.\n" in text
-    assert "- and 2 more" in text
+    assert "- and 2 more, in `findings.csv` of a run" in text
     assert "- `a.csv:9`: maybe" in text
     assert "Leak" not in text
+
+
+def test_all_places_are_listed(findings):
+    findings.add("leak", 'a, "b".csv:1', "x,y")
+    rows = list(csv.reader(findings.to_csv().splitlines()))
+    assert rows[0] == ["kind", "place", "text"]
+    assert [place for kind, place, _ in rows if kind == "empty text"] == [
+        f"a.csv:{row}" for row in range(1, 8)
+    ]
+    assert rows[-1] == ["leak", 'a, "b".csv:1', "x,y"]
+    assert Findings().to_csv() == ""
+
+
+def test_the_list_is_bounded(findings, monkeypatch):
+    monkeypatch.setattr(module, "MOST_LISTED", 7)
+    findings.add("empty text", "a.csv:10")
+    assert findings.count("empty text") == 8
+    assert findings.to_csv().count("empty text") == 7
 
 
 def test_an_empty_report_says_so():

@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from tf_finetune.data.duplicates import firsts
-from tf_finetune.data.findings import Findings
+from tf_finetune.data.findings import MOST_LISTED, Findings
 from tf_finetune.data.labels import count_classes
 from tf_finetune.data.splits import RANKS, SPLITS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
 LEFT_OUT = -1
-_SHOWN = 5
 _TOGETHER = (
     "Rows of one group or of (nearly) equal content stay together: see config.data.group and "
     "config.data.near_duplicates."
@@ -44,7 +43,7 @@ def note(
     """
     for i, row in enumerate(rows.tolist()):
         like = -1 if others is None else int(others[i])
-        if i >= _SHOWN:
+        if i >= MOST_LISTED:
             findings.add(kind, "", row=row, like=like)
             continue
         where = place(table, row)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from collections.abc import Iterable
 
 from tf_finetune.errors import UserError
 
 _MOST_EXAMPLES = 5
 _MOST_TEXT = 120
+MOST_LISTED = 100_000
+"""Places of each kind: more fill the memory, and nobody reads them."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -17,19 +21,24 @@ class Finding:
 
     Attributes:
         count: how often it was found.
-        examples: (place, text) of the first few.
+        listed: (place, text) of the first 100,000.
         rows: of the table, (row, another row that it is like or -1).
         action: what was done about it, in a few words; empty for nothing.
     """
 
     count: int = 0
-    examples: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    listed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     rows: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     action: str = ""
 
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """(place, text) of the first few."""
+        return self.listed[:_MOST_EXAMPLES]
+
 
 class Findings:
-    """Counts, and up to five examples, of each kind of thing found in the rows.
+    """Counts, and places, of each kind of thing found in the rows.
 
     A kind is a plain name: "empty text", "exact duplicate", "leak", ...
     """
@@ -51,8 +60,8 @@ class Findings:
         """
         found = self._kinds.setdefault(kind, Finding())
         found.count += 1
-        if len(found.examples) < _MOST_EXAMPLES:
-            found.examples.append((where, _shorten(example)))
+        if len(found.listed) < MOST_LISTED:
+            found.listed.append((where, _shorten(example)))
         if row >= 0:
             found.rows.append((row, -1 if like == row else like))
 
@@ -94,14 +103,21 @@ class Findings:
         encoding = " set --config.data.encoding," if "undecodable bytes" in found else ""
         raise UserError(
             f"Found {self.summary(found)}: {shown}{more}. "
-            f"Mend the data,{encoding} or pass --config.data.{option}=drop to leave such rows out "
-            "(now error; allowed: error, drop, warn)."
+            f"Mend the data,{encoding} or pass --config.data.{option}=drop to leave such rows out; "
+            f"a run then lists all in findings.csv (now error; allowed: error, drop, warn)."
         )
 
     def summary(self, kinds: Iterable[str] | None = None) -> str:
         """`3 x leak, 1 x empty text`, of the given kinds or of all."""
         kinds = self._kinds if kinds is None else kinds
         return ", ".join(f"{self.count(kind):,} x {kind}" for kind in kinds) or "nothing found"
+
+    def to_csv(self) -> str:
+        """A line for each place: the kind, the place, and the text found there; empty for none."""
+        out = io.StringIO()
+        lines = [(kind, *at) for kind, found in self._kinds.items() for at in found.listed]
+        csv.writer(out).writerows([("kind", "place", "text"), *lines] if lines else [])
+        return out.getvalue()
 
     def to_markdown(self) -> str:
         """A section for each kind: the count, what was done, and examples."""
@@ -116,7 +132,9 @@ def _section(kind: str, found: Finding) -> str:
     lines += [action.strip(), ""] if action else []
     lines += [f"- `{where}`{': ' + text if text else ''}" for where, text in found.examples]
     if found.count > len(found.examples):
-        lines.append(f"- and {found.count - len(found.examples):,} more")
+        lines.append(
+            f"- and {found.count - len(found.examples):,} more, in `findings.csv` of a run"
+        )
     return "\n".join(lines) + "\n"
 
 
