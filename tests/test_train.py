@@ -15,9 +15,12 @@ from tests import runs
 from tests.runs import config_for
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
+from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
+from tf_finetune.exports.parity import ExportError
 from tf_finetune.model import backbones
 from tf_finetune.plan import plan
+from tf_finetune.rerun import export_run
 from tf_finetune.results.calibration import error
 from tf_finetune.train import fine_tune
 
@@ -38,7 +41,7 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     names = {
         *("config.json", "data_report.md", "metrics.jsonl", "metrics.json", "report.md"),
         *("model.keras", "checkpoints", "logs", "export", "cache", "label_audit.csv"),
-        *("report.html", "README.md", "test_outputs.npz"),
+        *("report.html", "README.md", "test_outputs.npz", "findings.csv"),
     }
     assert {path.name for path in folder.iterdir()} == names
     assert FineTuneConfig.from_json((folder / "config.json").read_text()) == finished.config
@@ -49,6 +52,29 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
     assert (folder / "export" / "saved_model" / "1" / "saved_model.pb").is_file()
     assert not list(folder.rglob("*.tmp"))
     assert "the command" in (folder / "report.md").read_text()
+
+
+def test_an_export_that_fails_loses_no_run(preset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ExportError("The SavedModel differs from the model by 1.\nmore")
+
+    folder = tmp_path / "run"
+    config = config_for(preset, export=True, phases="probe", formats=("saved_model", "keras_hub"))
+    with monkeypatch.context() as patch:
+        patch.setattr(every_format, "_saved_model", fail)
+        with pytest.raises(ExportError, match=r"The run is finished(.|\n)*--mode=export") as told:
+            train(config, folder, runs.classes())
+    assert "differs from the model by 1" in str(told.value)
+    card = json.loads((folder / "metrics.json").read_text())
+    assert card["failed_exports"].keys() == {"saved_model"}
+    assert card["exports"].keys() == {"keras_hub"}
+    assert card["export"] is None
+    for report in ("report.md", "report.html"):
+        assert "differs from the model by 1" in (folder / report).read_text()
+    again = train(config, folder, runs.classes())  # nothing is trained or judged anew
+    assert again.metrics == card
+    export_run(folder, formats=("saved_model",))
+    assert (folder / "export" / "saved_model" / "1" / "saved_model.pb").is_file()
 
 
 def test_the_card_and_the_history_are_those_on_disk(finished):

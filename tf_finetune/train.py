@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +17,13 @@ from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.exports import every_format
+from tf_finetune.exports.parity import ExportError
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
 from tf_finetune.fit.frozen_part import remove_kept
 from tf_finetune.fit.interpolation import interpolates
+from tf_finetune.fit.memory import forget_peak, peak_bytes
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.strategy import told_by_chief
 from tf_finetune.interpolated import interpolate_run, retained_scores
@@ -72,6 +73,8 @@ def fine_tune(
     Raises:
         UserError: for a mistake in the configuration or the data, before training.
         Stopped: where `stop` was asked; the same call goes on.
+        ExportError: at the end of a finished run, where an export does not give what the model
+            gives; the others stand.
     """
     config.validate()
     with taking_part(config, Path(workdir), stop or Stop(), say) as part:
@@ -96,6 +99,7 @@ def fine_tune(
 def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> FitResult:
     """`fine_tune`, in a folder that is this run's alone."""
     began = time.perf_counter()
+    forget_peak()
     run, say = part.folder, part.say
     formats = every_format.wanted(config.results)
     every_format.check_exports(run / "export", formats)
@@ -125,7 +129,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
-    judgement = judge(setup, config, beside, state.untuned, previous)
+    with precision.whole_float32():
+        judgement = judge(setup, config, beside, state.untuned, previous)
 
     # 6. Save: the Keras model to go on with, and what serves it.
     bound = replicated()
@@ -137,7 +142,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     with written_whole(run / folder.MODEL, needed=bytes_of(task)) as temporary:
         task.save(temporary)
     examples = examples_of(setup, judgement)
-    exported = every_format.export_all(task, run / "export", examples, formats)
+    with precision.whole_float32():
+        exported, failed = every_format.export_each(task, run / "export", examples, formats)
     card = judgement.card | look_closer(setup, task, config, judgement, run)
     ended = time.perf_counter()
     card |= {
@@ -151,12 +157,12 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         "train_seconds": round(earlier + trained - ready, 2),
         "resumed": ongoing.resumed,
         "interpolation": dataclasses.asdict(line) if line else None,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_bytes(),
         "grouped": bool(config.data.group),
         "precision": setup.precision,
         "micro_batch": fitted.fit.micro_batch,
         **setup.inputs.size,
-        **every_format.for_card(exported),
+        **every_format.for_card(exported, failed),
         "versions": versions(),
         "command": command,
         "data_digest": prepared.digest,
@@ -170,6 +176,12 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     folder.write_atomically(run / folder.CARD, json.dumps(card, indent=2) + "\n")
     ongoing.files.prune(1)
     say(markdown.summary(card, run))
+    if failed:
+        raise ExportError(
+            f"The run is finished, and {run / 'report.md'} and {run / folder.MODEL} are written, "
+            f"but not its export as {' and '.join(failed)}. To try that again: --mode=export.\n"
+            + "\n".join(failed.values())
+        )
     return FitResult(metrics=card, history=folder.read_history(run), model=task, workdir=run)
 
 

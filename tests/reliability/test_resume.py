@@ -173,7 +173,7 @@ def short(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (Moment(train, "run_phase", 2), "the end of phase probe"),
         (Moment(train, "judge"), "the end of phase tune"),
-        (Moment(train.every_format, "export_all"), "the end of phase tune"),
+        (Moment(train.every_format, "export_each"), "the end of phase tune"),
         (Moment(train.markdown, "render"), "the end of phase tune"),
         (Moment(train.folder, "write_atomically", 4), "the end of phase tune"),
     ],

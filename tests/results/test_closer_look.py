@@ -145,3 +145,31 @@ def test_of_many_rows_some_features_are_kept(tmp_path, monkeypatch):
     np.testing.assert_array_equal(features, Store().batch(rows))
     assert found["test"][0].tolist() == splits["test"].tolist()
     assert frozen_features.kept(tmp_path / "elsewhere") == {}
+
+
+def test_a_row_alone_of_its_class_does_not_end_the_audit(preset, tmp_path, monkeypatch):
+    """As it may be left of a rare class where some of many rows are looked at."""
+    kept = frozen_features.kept
+
+    def one_left(folder):
+        found = kept(folder)
+        rows, vectors = found["train"]
+        labels = pa.ipc.open_file(folder / "rows.arrow").read_all()["label"].to_pylist()
+        rare = [i for i, row in enumerate(rows) if labels[row] == "long"]
+        chosen = np.setdiff1d(np.arange(len(rows)), rare[1:])
+        assert len(rare) > 1
+        return found | {"train": (rows[chosen], vectors[chosen])}
+
+    monkeypatch.setattr(frozen_features, "kept", one_left)
+    table = runs.classes(160)
+    lengths = [len(text.split()) for text in table["text"]]
+    longest = sorted(lengths)[-40]
+    table["label"] = [
+        "long" if length >= longest else label
+        for length, label in zip(lengths, table["label"], strict=True)
+    ]
+    config = config_for(preset, phases="probe", duplicates="warn", leaks="warn")
+    card = fine_tune(config, tmp_path / "run", table, say=lambda line: None).metrics
+    assert card["label_audit"]["probe_accuracy"] > 0
+    with (tmp_path / "run" / "label_audit.csv").open(newline="") as file:
+        assert "long" not in {row["label"] for row in csv.DictReader(file)}

@@ -45,6 +45,14 @@ def test_the_default_space_is_around_the_recipes_own_rate(phases, rate, middle):
     assert own_values(config, space)[rate] == middle
 
 
+def test_ends_of_a_whole_number_are_whole():
+    with pytest.raises(
+        UserError, match=r'"fit.epochs"\] has 0.5, but fit.epochs is a whole number'
+    ):
+        read_space(config_with({"fit.epochs": {"low": 0.5, "high": 8, "log": True}}))
+    assert read_space(config_with({"fit.epochs": {"low": 1.0, "high": 8}}))
+
+
 def test_regression_has_no_label_smoothing():
     config = FineTuneConfig()
     config.model.task = "regression"

@@ -133,13 +133,13 @@ def test_trials_share_activations_which_go_when_all_have_ended(preset, tmp_path,
     monkeypatch.setattr(module, "remove_kept", removed)
     monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
     monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 0, "GPU": 0})
-    passes, make = [], FrozenPart._make
+    passes, make = [], FrozenPart._pass
 
     def counted(*args):
         passes.append(1)
         return make(*args)
 
-    monkeypatch.setattr(FrozenPart, "_make", counted)
+    monkeypatch.setattr(FrozenPart, "_pass", counted)
     config = config_of(preset, phases="gradual")
     config.tune.space = {"fit.weight_decay": [0.0, 0.1]}
     tune(config, tmp_path / "run", runs.classes(), trials=2, say=lambda line: None)
@@ -254,6 +254,49 @@ def test_settings_that_do_not_go_together_are_refused_and_the_others_tried(prese
     assert "| refused |" in (tmp_path / "run" / "tuning.md").read_text()
 
 
+def test_settings_that_the_model_cannot_have_are_refused_and_the_others_tried(
+    preset, tmp_path, monkeypatch
+):
+    """Which no check of the settings alone knows."""
+    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    config = config_of(preset, phases="probe", probe_epochs=1)
+    config.tune.space = {"model.sequence_length": [16, 4096]}
+    said = []
+    best = tune(config, tmp_path / "run", runs.classes(), trials=6, say=said.append)
+    assert best.model.sequence_length == 16
+    hows = [trial.user_attrs["how"] for trial in trials_of(tmp_path / "run")]
+    assert {"refused", "finished"} == set(hows)
+    assert any("refused: config.model.sequence_length is 4096" in line for line in said), said
+
+
+def test_a_mistake_of_every_trial_is_told_and_no_trial_is_spent(preset, tmp_path):
+    config = config_of(preset, phases="probe", label="stars")
+    with pytest.raises(UserError, match="stars"):
+        tune(config, tmp_path / "run", runs.classes(), trials=3, say=lambda line: None)
+    assert trials_of(tmp_path / "run") == []
+
+
+def test_recipes_are_not_pruned_by_phases_of_others(preset, tmp_path, quick):
+    """The first figure of one with more phases is that of its head alone."""
+    quick(lambda number: [0.9] if number <= 6 else [0.1, 0.95])
+    config = config_of(preset)
+    config.tune.space = {"phases": ["full", "probe_then_tune"], "model.dropout": [0.0, 0.1, 0.3]}
+    tune(config, tmp_path / "run", trials=9, say=lambda line: None)
+    assert {trial.user_attrs["how"] for trial in trials_of(tmp_path / "run")} == {"finished"}
+
+
+def test_what_the_final_run_would_refuse_is_told_before_any_trial(
+    preset, tmp_path, quick, monkeypatch
+):
+    tried = quick(lambda number: [0.5])
+    with pytest.raises(UserError, match="nowhere"):
+        tune(config_of(preset, previous=str(tmp_path / "nowhere")), tmp_path / "run", trials=1)
+    monkeypatch.setattr(module.every_format, "_EXTRAS", {"onnx": ("no_such_module",)})
+    with pytest.raises(UserError, match='names "onnx", which needs no_such_module'):
+        tune(config_of(preset, export=True, formats=("onnx",)), tmp_path / "run", trials=1)
+    assert tried == []
+
+
 def test_a_better_trial_of_a_larger_budget_has_a_run_of_its_own(
     preset, tmp_path, quick, monkeypatch
 ):
@@ -276,6 +319,9 @@ def test_a_better_trial_of_a_larger_budget_has_a_run_of_its_own(
     tune(config_of(preset), tmp_path / "run", trials=3, say=said.append)
     assert folders == ["best", "best", "best-2"]
     assert any("reads the test split once more" in line for line in said)
+    told = (tmp_path / "run" / "tuning.md").read_text()
+    assert "the final run in `best-2/` used once (`best-2/report.md`)" in told
+    assert "their runs (`best/`) read the test split too" in told
 
 
 def test_a_trial_that_ended_as_its_process_did_is_not_tried_again(preset, tmp_path, quick):

@@ -89,6 +89,36 @@ def test_workers_end_with_who_started_them(config, tmp_path):
         time.sleep(0.1)
 
 
+def test_a_worker_that_is_killed_ends_the_others_and_it_goes_on(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    run, said = tmp_path / "run", []
+
+    def kill(line):
+        said.append(line)
+        if line.startswith("worker 1: trial ") and "after phase 1" in line:
+            os.kill(_numbered(run, 1), signal.SIGKILL)
+
+    with pytest.raises(UserError, match=r"worker 1 was killed by signal 9.*config\.tune\.workers"):
+        tune(config, run, trials=5, workers=2, say=kill)
+    assert not _workers(run)
+    said.clear()
+    tune(config, run, trials=5, workers=2, say=said.append)
+    study = optuna.load_study(study_name="tune", storage=f"sqlite:///{run / 'trials.db'}")
+    ended = [trial for trial in study.trials if "how" in trial.user_attrs]
+    assert len(ended) == 5
+    cut_off = [trial.params for trial in study.trials if trial.state.name == "FAIL"]
+    assert cut_off
+    assert all(params in [trial.params for trial in ended] for params in cut_off)
+
+
+def _numbered(run: Path, number: int) -> int:
+    for process in _workers(run):
+        words = Path("/proc", str(process), "cmdline").read_bytes().split(b"\0")
+        if words[-2] == str(number).encode():
+            return process
+    raise LookupError(f"worker {number} is not there")
+
+
 def _workers(run: Path) -> list[int]:
     """The processes that are at the trials of a folder."""
     found = []

@@ -26,6 +26,7 @@ from tf_finetune.exports.parity import (
     PARITY_TEXTS,
     TOLERANCE,
     Exported,
+    ExportError,
     Proof,
     expected_outputs,
     largest_difference,
@@ -152,6 +153,23 @@ def export_all(
     }
 
 
+def export_each(
+    model: Any, folder: str | os.PathLike, examples: Any, formats: Sequence[str]
+) -> tuple[dict[str, Exported], dict[str, str]]:
+    """As `export_all`, but a format that cannot be written or proved stops no other.
+
+    Returns:
+        What was written, by format; and why the others were not.
+    """
+    exported, failed = dict[str, Exported](), dict[str, str]()
+    for name in formats:
+        try:
+            exported |= export_all(model, folder, examples, (name,))
+        except ExportError as error:
+            failed[name] = str(error)
+    return exported, failed
+
+
 def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Exported:
     if isinstance(model, ImageTask):
         pixels = examples.pixels(examples.test[:PARITY_TEXTS])
@@ -161,10 +179,14 @@ def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Export
     return saved_model.export(model, folder, examples)
 
 
-def for_card(exported: Mapping[str, Exported]) -> dict[str, Any]:
-    """What the card says: of the SavedModel as `export`, of all formats as `exports`."""
+def for_card(exported: Mapping[str, Exported], failed: Mapping[str, str]) -> dict[str, Any]:
+    """What the card says: of the SavedModel as `export`, of all formats as `exports`.
+
+    Where a format failed, `failed_exports` says by format why.
+    """
     shown = {name: dataclasses.asdict(one) for name, one in exported.items()}
-    return {"export": shown.get(_SAVED_MODEL), "exports": shown}
+    facts = {"export": shown.get(_SAVED_MODEL), "exports": shown}
+    return facts | ({"failed_exports": dict(failed)} if failed else {})
 
 
 def _export(model: Any, folder: str | os.PathLike, examples: Any, name: str) -> Exported:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,20 @@ def free_bytes() -> int | None:
 def used_bytes(process: int | str = "self", name: str = "VmRSS") -> int:
     """Resident memory of a process now, or at its peak (`VmHWM`); 0 if it is gone."""
     return _field(Path(f"/proc/{process}/status"), name)
+
+
+def forget_peak() -> None:
+    """Has `peak_bytes` count from here on, where the system can do that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The most resident memory of this process since `forget_peak`, or else since it began."""
+    if found := used_bytes(name="VmHWM"):
+        return found
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _of_machine() -> Iterator[int]:

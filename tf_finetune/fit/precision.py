@@ -52,6 +52,17 @@ def _cpu_has_bfloat16() -> bool:
 
 
 @contextlib.contextmanager
+def whole_float32() -> Iterator[None]:
+    """Within it, GPUs multiply float32 as it is; they round it to TF32 where that is faster."""
+    rounded = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(rounded)
+
+
+@contextlib.contextmanager
 def computing_in(precision: str, *models: keras.Model) -> Iterator[None]:
     """Lets the layers of some models, at any depth, compute in `precision` for a while.
 

@@ -48,6 +48,8 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
     if not line.get("floor_reached", True):
         found.append(FLOOR_MISSED)
     found += losses(card)
+    for name, why in card.get("failed_exports", {}).items():
+        found.append(f"There is no export as `{name}`: {why.splitlines()[0]}")
     for phase in card["phases"]:
         if skipped := phase.get("skipped"):
             found.append(

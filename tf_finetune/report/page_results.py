@@ -39,7 +39,6 @@ def result_parts(card: Mapping[str, Any]) -> dict[str, Any]:
     columns = {"this model": test}
     columns |= {BASELINES.get(key, key): scores for key, scores in card["baselines"].items()}
     names = [one for one in NAMES if one in test]
-    kept = card.get("retained")
     return {
         "figures": [
             {
@@ -55,7 +54,7 @@ def result_parts(card: Mapping[str, Any]) -> dict[str, Any]:
         },
         "classes": _classes(card),
         **_confusion(card),
-        "retained": f"On {kept['after']['rows']:,} rows: {retention.line(card)}." if kept else "",
+        "retained": retention.sentences(card) if "retained" in card else "",
         "cautions": [line.replace("`", "") for line in caution_lines(card)],
     }
 

@@ -80,6 +80,10 @@ def _look_at_rows(
         found["selective"] = selective(task.kind, outputs, labels)
     if task.kind == "classification" and features and config.results.label_audit:
         rows, vectors = features["train"]
+        # A row alone of its class can be compared with none.
+        labels = setup.prepared.labels[rows]
+        compared = np.bincount(labels)[labels] > 1
+        rows, vectors = rows[compared], vectors[compared]
         tuned = _probabilities(setup, task, config, rows) if tunes else None
         audit = audit_labels(vectors, setup.prepared.labels[rows], config.data.seed, tuned)
         if audit:

@@ -160,8 +160,8 @@ def _data(first: Run, run: Run) -> str:
     if first.card["data_digest"] == run.card["data_digest"]:
         return f"`{run.folder}`: the same rows in the same splits as `{first.folder}`."
     return (
-        f"`{run.folder}`: the same test rows as `{first.folder}`, but other rows for training or "
-        "validation."
+        f"`{run.folder}`: the same test rows as `{first.folder}`, but other data besides: rows, "
+        "labels or splits for training or validation, or retained rows."
     )
 
 

@@ -60,11 +60,13 @@ def section(card: Mapping[str, Any]) -> str:
     """What `report.md` says of the retained rows; empty where there are none."""
     if "retained" not in card:
         return ""
+    return f"### On the retained rows\n\n{sentences(card)}"
+
+
+def sentences(card: Mapping[str, Any]) -> str:
+    """How good the model is on them, how good it was, and whether that may be chance."""
     kept = card["retained"]
-    text = (
-        f"### On the retained rows\n\nOn {kept['after']['rows']:,} rows that were never trained "
-        f"on: {line(card)}."
-    )
+    text = f"On {kept['after']['rows']:,} rows that were never trained on: {line(card)}."
     if change := kept.get("change"):
         low, high = change["interval"]
         verdict = "more than chance explains" if low > 0 or high < 0 else "which may be chance"

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from tf_finetune.assemble import set_up
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.fit.spike_guard import Diverged
@@ -43,8 +46,7 @@ def try_settings(
     while (asked := _asked(study, config, space, run)) is not None:
         trial, number, values = asked
         say(f"trial {number}: " + ", ".join(f"{key}={value}" for key, value in values.items()))
-        tried = dataclasses.replace(with_values(config, values), tune=TuneConfig())
-        _one(study, trial, number, tried, folder, cache, data, say)
+        _one(study, trial, number, values, config, folder, cache, data, say)
 
 
 def _asked(
@@ -69,6 +71,7 @@ def _one(
     study: Any,
     trial: Any,
     number: int,
+    values: dict[str, Any],
     config: FineTuneConfig,
     folder: Path,
     cache: Path,
@@ -77,37 +80,53 @@ def _one(
 ) -> None:
     import optuna
 
+    tried = dataclasses.replace(with_values(config, values), tune=TuneConfig())
     figures: list[float] = []
 
     def reached(figure: float, last: bool) -> None:
         figures.append(figure)
         trial.report(figure, step=len(figures))
         say(f"trial {number}: {figure:.4f} after phase {len(figures)}")
-        if not last and trial.should_prune():
+        # Of another recipe the phase of this number is another one.
+        if not last and "phases" not in trial.params and trial.should_prune():
             raise optuna.TrialPruned
 
     began = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    state, how = None, "finished"
+    how, mistake, digest = "finished", _refused(tried), ""
     try:
-        if mistake := _refused(config):
-            raise optuna.TrialPruned
-        _check_same(study, run_trial(config, folder, cache, data, reached, _nowhere), folder.parent)
+        if not mistake:
+            digest = run_trial(tried, folder, cache, data, reached, _nowhere)
     except optuna.TrialPruned:
-        state, how = optuna.trial.TrialState.PRUNED, "refused" if mistake else "pruned"
+        how = "pruned"
     except Diverged:
-        state, how = optuna.trial.TrialState.PRUNED, "diverged"
+        how = "diverged"
+    except UserError as error:
+        # What is wrong with the data, or the recipe's own settings, is so in every trial.
+        _check_itself(config, cache, data)
+        mistake = str(error)
+    if digest:
+        _check_same(study, digest, folder.parent)
+    how = "refused" if mistake else how
     shutil.rmtree(folder, ignore_errors=True)
     trial.set_user_attr("figures", figures)
     trial.set_user_attr("seconds", time.perf_counter() - began)
     # From here on it counts as ended, whatever happens.
     trial.set_user_attr("how", how)
-    if state:
-        study.tell(trial, state=state)
+    if how != "finished":
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         say(f"trial {number}: {how}{': ' + mistake if mistake else ''}")
     else:
         study.tell(trial, figures[-1])
+
+
+def _check_itself(config: FineTuneConfig, cache: Path, data: Any) -> None:
+    """Raises `UserError` for what is wrong whatever is tried."""
+    try:
+        set_up(config, cache, data, say=_nowhere)
+    finally:
+        keras.backend.clear_session()
 
 
 def _refused(config: FineTuneConfig) -> str:

@@ -149,6 +149,10 @@ def _check(config: FineTuneConfig, key: str, values: Range | tuple[Any, ...]) ->
         raise UserError(f'{_NAME}["{key}"] is a range, but {key} is no number; give a list.')
     for value in values if isinstance(values, tuple) else (values.low, values.high):
         if isinstance(values, Range) and isinstance(_value(config, key), int):
+            if value != int(value):
+                raise UserError(
+                    f'{_NAME}["{key}"] has {value!r}, but {key} is a whole number; give whole ends.'
+                )
             value = int(value)
         try:
             with_values(config, {key: value}).validate()

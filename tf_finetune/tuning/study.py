@@ -14,9 +14,11 @@ from tf_finetune import quiet
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
+from tf_finetune.exports import every_format
 from tf_finetune.finished import FitResult
 from tf_finetune.fit.frozen_part import remove_kept
 from tf_finetune.model import heads
+from tf_finetune.results.compare import read_run
 from tf_finetune.settings import TuneConfig
 from tf_finetune.stopping import Stop
 from tf_finetune.train import fine_tune
@@ -77,7 +79,7 @@ def tune(
     config, run = dataclasses.replace(config, tune=budget), Path(workdir)
     config.validate()
     space = read_space(config)
-    _check(config, data)
+    _check(config, data, run)
     check_writable(run)
     # Each trial has graphs of its own.
     with locked(run), quiet.without_retracing():
@@ -90,12 +92,12 @@ def tune(
             try_settings(study, config, space, run, data, say)
         for cache in run.glob("cache*"):
             remove_kept(cache)
-        best = _keep(study, config, space, run)
+        best, folder = _keep(study, config, space, run, say)
         say(f"best of {len(ended(study))} trials: {study.best_value:.4f}; now the run with it")
-        return fine_tune(best, _folder(best, run, say), data, command=command, stop=stop, say=say)
+        return fine_tune(best, folder, data, command=command, stop=stop, say=say)
 
 
-def _check(config: FineTuneConfig, data: Any) -> None:
+def _check(config: FineTuneConfig, data: Any, run: Path) -> None:
     if importlib.util.find_spec("optuna") is None:
         raise UserError('tuning needs optuna; run `pip install "tf_finetune[tune]"`.')
     if config.fit.strategy != "none":
@@ -108,6 +110,10 @@ def _check(config: FineTuneConfig, data: Any) -> None:
             f"config.tune.workers is {config.tune.workers}, but data is given from Python, which "
             "other processes cannot read; set config.data.path or config.data.tfds, or workers=1."
         )
+    # What the final run would refuse after all trials.
+    every_format.check_exports(run / BEST / "export", every_format.wanted(config.results))
+    if config.results.previous:
+        read_run(Path(config.results.previous))
 
 
 def _begin(run: Path, config: FineTuneConfig) -> None:
@@ -149,8 +155,10 @@ def _folder(best: FineTuneConfig, run: Path, say: Callable[[str], None]) -> Path
     raise AssertionError
 
 
-def _keep(study: Any, config: FineTuneConfig, space: Space, run: Path) -> FineTuneConfig:
-    """Writes the table and the recipe; returns the best configuration."""
+def _keep(
+    study: Any, config: FineTuneConfig, space: Space, run: Path, say: Callable[[str], None]
+) -> tuple[FineTuneConfig, Path]:
+    """Writes the table and the recipe; returns the best configuration, and where it trains."""
     from optuna.trial import TrialState
 
     trials = ended(study)
@@ -170,8 +178,10 @@ def _keep(study: Any, config: FineTuneConfig, space: Space, run: Path) -> FineTu
         }
         for trial in trials
     ]
-    write_atomically(run / TOLD, account(monitor, list(space), rows))
     chosen = dataclasses.replace(with_values(config, best.params), tune=TuneConfig())
+    folder = _folder(chosen, run, say)
+    earlier = [path.name for path in run.glob(f"{BEST}*") if path.is_dir() and path != folder]
+    write_atomically(run / TOLD, account(monitor, list(space), rows, folder.name, sorted(earlier)))
     opening = f"The best of {len(trials)} trials, {monitor} {best.value:.4f}; see tuning.md."
     write_atomically(run / RECIPE, recipe(chosen, opening))
-    return chosen
+    return chosen, folder

@@ -35,7 +35,13 @@ def recipe(config: FineTuneConfig, opening: str) -> str:
     return "\n".join([*lines, "    return config", ""])
 
 
-def account(monitor: str, settings: Sequence[str], trials: Sequence[Mapping[str, Any]]) -> str:
+def account(
+    monitor: str,
+    settings: Sequence[str],
+    trials: Sequence[Mapping[str, Any]],
+    folder: str = "best",
+    earlier: Sequence[str] = (),
+) -> str:
     """`tuning.md`.
 
     Args:
@@ -43,6 +49,8 @@ def account(monitor: str, settings: Sequence[str], trials: Sequence[Mapping[str,
         settings: that were tried.
         trials: in order: `values` by setting, `figures` after each phase, `how` it ended
             (`best`, `finished`, `pruned`, `diverged` or `refused`) and `seconds`.
+        folder: of the final run.
+        earlier: folders of final runs with what was best before.
     """
     rows = [
         [
@@ -60,13 +68,24 @@ def account(monitor: str, settings: Sequence[str], trials: Sequence[Mapping[str,
             "# Tuning",
             "Each trial trained on the training split and was judged on the validation split; no "
             "trial saw a test row. The best of several figures on the same rows is a little too "
-            "good: how good the model is says the test split, which the final run in `best/` "
-            "used once (`best/report.md`). `best.py` is its recipe. A pruned trial was worse "
+            f"good: how good the model is says the test split, which the final run in `{folder}/` "
+            f"used once (`{folder}/report.md`). `best.py` is its recipe. A pruned trial was worse "
             "after a phase than half of those before it.",
+            *_looked_before(earlier),
             table(head, rows),
             "",
         ]
     )
+
+
+def _looked_before(earlier: Sequence[str]) -> list[str]:
+    if not earlier:
+        return []
+    names = " and ".join(f"`{name}/`" for name in earlier)
+    return [
+        f"**Other settings were best before, and their runs ({names}) read the test split too:** "
+        "its figure is no longer of a first look, and the best of several such figures is too good."
+    ]
 
 
 def _short(value: Any) -> str:

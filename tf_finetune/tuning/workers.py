@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,8 @@ def try_together(config: FineTuneConfig, run: Path, say: Callable[[str], None]) 
         say: where lines for people go.
 
     Raises:
-        UserError: for a mistake that a worker found, or GPUs that cannot be divided.
+        UserError: for a mistake that a worker found, GPUs that cannot be divided, or a worker
+            that was killed.
         RuntimeError: for anything else that ended one.
     """
     count, lines = config.tune.workers, queue.SimpleQueue[str | int]()
@@ -62,6 +64,12 @@ def try_together(config: FineTuneConfig, run: Path, say: Callable[[str], None]) 
                 words = errors.read()[-_TAIL:].strip()
                 if process.returncode == _MISTAKE:
                     raise UserError(words)
+                if process.returncode == -signal.SIGKILL:
+                    raise UserError(
+                        f"worker {line} was killed by signal 9, as systems do when memory runs "
+                        "out; what has ended is kept, and the same command goes on. If that "
+                        f"happens again, set config.tune.workers below {count}."
+                    )
                 raise RuntimeError(f"a worker ended with {process.returncode}: {words}")
 
 
