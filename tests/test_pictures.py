@@ -2,12 +2,16 @@
 
 import json
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.pictures import arrays_of_pictures, folder_of_pictures
 from tests.runs import StopsAfter, config_for, without_times
-from tests.tiny_pictures import save_image_preset
+from tests.tiny_pictures import save_image_preset, tiny_image_backbone
+from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.exports.load import load_model
 from tf_finetune.finished import FitResult
@@ -34,6 +38,10 @@ def settings(preset, pictures, **changes):
     given = {"epochs": 3, "learning_rate": 1e-2, "global_batch": 8, "augment": "light"}
     given |= {"path": str(pictures), "sequence_length": 0, "flip": True}
     return config_for(preset, **given | changes)
+
+
+def run_config(run):
+    return FineTuneConfig.from_json((run.workdir / "config.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,52 @@ def test_a_folder_is_predicted_and_evaluated(run, image_preset, pictures, tmp_pa
     assert "stand in the data" not in lines
     assert "48 of them stand" in evaluate_run(run.workdir, str(pictures))
     assert "pictures in a fresh process" in export_run(run.workdir, tmp_path / "exported")
+
+
+def test_a_table_is_predicted_and_evaluated_by_a_run_on_a_folder(run, pictures, tmp_path):
+    paths = sorted(pictures.rglob("*.png"))[::9]
+    for column in ("image", "picture"):
+        table = tmp_path / f"{column}.csv"
+        rows = [f"{path},{path.parent.name}" for path in paths]
+        table.write_text("\n".join([f"{column},label", *rows]))
+        config = run_config(run)
+        config.data.image = "" if column == "image" else column
+        done = predict_file(run.model, table, tmp_path / f"{column}.jsonl", config)
+        assert done.rows == len(paths)
+        assert f"{len(paths)} rows" in evaluate_run(run.workdir, str(table), config.data)
+
+
+def test_a_damaged_picture_is_found_before_anything_is_predicted(run, pictures, tmp_path):
+    other = folder_of_pictures(tmp_path, CLASSES, count=3, seed=2)
+    (other / "circle" / "0001.png").write_bytes(b"no picture")
+    config, output = run_config(run), tmp_path / "out.jsonl"
+    with pytest.raises(UserError, match=r"1 x not a picture: .*0001\.png"):
+        predict_file(run.model, other, output, config)
+    with pytest.raises(UserError, match=r"1 x not a picture: .*0001\.png"):
+        evaluate_run(run.workdir, str(other), config.data)
+    assert not output.exists()
+    config.data.bad_rows = "drop"
+    assert predict_file(run.model, other, output, config).rows == 5
+    assert "5 rows" in evaluate_run(run.workdir, str(other), config.data)
+
+
+def test_pictures_in_memory_are_predicted_as_they_are_trained_on(run):
+    images, _ = arrays_of_pictures(count=2)
+    grey = images[..., 0]
+    alpha = np.concatenate([images, np.full((*grey.shape, 1), 255, "uint8")], axis=-1)
+    expected = run.model.predict(images)
+    served = load_model(run.workdir / "export")
+    for model in (run.model, served):
+        whole = model.predict(images)
+        np.testing.assert_allclose(whole, expected, atol=0.02)
+        same = [alpha, [Image.fromarray(one) for one in images]]
+        for given in same:
+            np.testing.assert_allclose(model.predict(given), whole, atol=1e-6)
+        repeated = model.predict(np.repeat(grey[..., None], 3, axis=-1))
+        for given in (grey, grey[..., None], [Image.fromarray(one) for one in grey]):
+            np.testing.assert_allclose(model.predict(given), repeated, atol=1e-6)
+        with pytest.raises(UserError, match=r"found a picture of shape \(9, 9, 2\)"):
+            model.predict([np.zeros((9, 9, 2), "uint8")])
 
 
 @pytest.mark.parametrize("updates", [3, 15])  # of the head; of all
@@ -203,3 +257,43 @@ def test_mistakes_are_named_before_training(preset, image_preset, pictures, tmp_
     with pytest.raises(UserError, match=r"fit\.cutmix is 1, .* but the rows are texts; .*mixup"):
         fine_tune(config, tmp_path / "run", data)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_pictures_of_all_sizes_go_into_a_network_of_one_and_it_is_said(tmp_path):
+    inputs, base = keras.Input((32, 32, 3)), tiny_image_backbone()
+    scaled = keras.layers.Rescaling(1 / 255)(inputs)
+    keras.Model(inputs, base(scaled)).save(tmp_path / "fixed.keras")
+    folder = folder_of_pictures(tmp_path, CLASSES, count=12)
+    for i, path in enumerate(sorted(folder.rglob("*.png"))[::3]):
+        Image.open(path).resize((20 + 11 * i, 90 - 7 * i)).save(path)
+    said = []
+    changes = {"phases": "probe", "augment": "none", "flip": False}
+    config = settings(tmp_path / "fixed.keras", folder, **changes)
+    result = fine_tune(config, tmp_path / "run", say=said.append)
+    assert any("pictures resized to 32 x 32 pixels" in line for line in said)
+    assert result.metrics["image_size"] == 32
+
+
+def test_a_vision_transformer_of_kerashub(tmp_path):
+    """Layer norms, and tokens in place of maps."""
+    keras.utils.set_random_seed(0)
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    backbone = keras_hub.models.ViTBackbone(image_shape=(32, 32, 3), patch_size=(8, 8), **sizes)
+    converter = keras_hub.layers.ViTImageConverter(image_size=(32, 32), scale=1 / 255)
+    backbone.save_to_preset(tmp_path / "vit")
+    keras_hub.models.ViTImageClassifierPreprocessor(converter).save_to_preset(tmp_path / "vit")
+    folder = folder_of_pictures(tmp_path, CLASSES, count=15)
+    config = settings(tmp_path / "vit", folder, train="last:1", pooling="first", epochs=2)
+    result = fine_tune(config, tmp_path / "run", say=lambda line: None)
+    tune = result.metrics["phases"][-1]
+    assert tune["audit"]["unmoved"] == []
+    assert tune["audit"]["frozen_unchanged"] > 10
+    assert 0 < tune["trainable"] < tune["total"]
+    before = keras_hub.models.Backbone.from_preset(str(tmp_path / "vit"))
+    moved = [
+        old.path
+        for old, new in zip(before.weights, result.model.backbone.weights, strict=True)
+        if not np.array_equal(old.numpy(), new.numpy())
+    ]
+    assert moved
+    assert not any("block_1" in path or "embedding" in path for path in moved), moved

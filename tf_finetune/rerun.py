@@ -15,7 +15,8 @@ from tf_finetune.assemble import SPLITS
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
-from tf_finetune.data.content import scan
+from tf_finetune.data.content import scan, without_unusable
+from tf_finetune.data.pictures.recognise import of_model
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.tags import read_tags
 from tf_finetune.data.text import texts_of
@@ -25,6 +26,7 @@ from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.parity import PARITY_TEXTS
 from tf_finetune.exports.picture_graphs import Examples
+from tf_finetune.fit import precision
 from tf_finetune.inputs import check_scorer
 from tf_finetune.report import export_section, markdown
 from tf_finetune.results import evaluate, tested
@@ -61,7 +63,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
         return markdown.summary(json.loads((Path(workdir) / CARD).read_text()), Path(workdir))
     model = load_model(workdir)
     kind = config.model.task
-    data = unsplit(data or config.data, path)
+    data = of_model(unsplit(data or config.data, path), model)
     if kind == TOKENS:
         check_scorer()
         data.classes = tuple(name[2:] for name in model.class_names[1::2])
@@ -132,11 +134,11 @@ def _account(
 
 def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.ndarray]:
     table, findings = read(data, kind, scratch)
+    table = without_unusable(table, findings)
     names = () if kind == "regression" else data.classes
     labels, known = label_column.encode(table, kind, names)
     for row in np.flatnonzero(~known).tolist():
-        label = table["label"][row].as_py()
-        findings.add("unknown label", place(table, row), str(label))
+        findings.add("unknown label", place(table, row), label_column.told(table, row))
     findings.enforce(findings.kinds(), data.bad_rows, "bad_rows")
     if not known.any():
         raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
@@ -219,7 +221,8 @@ def export_run(
         examples = texts_of(rows, np.arange(len(rows))) if rows else empty
     else:
         examples = _pictures(Path(workdir), model)
-    exported = every_format.export_all(model, folder, examples, formats)
+    with precision.whole_float32():
+        exported = every_format.export_all(model, folder, examples, formats)
     word = "text" if texts else "picture"
     return "\n".join(
         f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); {export_section.proved(info, word)}"

@@ -164,8 +164,15 @@ def test_a_file_of_a_plain_model_has_to_scale_pixels_itself(tmp_path):
         check_size(loaded, 32, "x")
     pooled = keras.layers.GlobalAveragePooling2D()(whole.output)
     keras.Model(inputs, keras.layers.Dense(3)(pooled)).save(tmp_path / "top.keras")
-    with pytest.raises(UserError, match="ends with a Dense layer, its classifier"):
+    with pytest.raises(UserError, match=r'ends with "[^"]+", its classifier'):
         presets.load(str(tmp_path / "top.keras"))
+    chosen = keras.layers.Activation("softmax")(keras.layers.Flatten()(pooled))
+    keras.Model(inputs, chosen).save(tmp_path / "top.keras")
+    with pytest.raises(UserError, match=r'ends with "activation[^"]*", its classifier'):
+        presets.load(str(tmp_path / "top.keras"))
+    keras.Model(inputs, [pooled, whole.output]).save(tmp_path / "two.keras")
+    with pytest.raises(UserError, match="has 2 outputs; save the model with the one"):
+        presets.load(str(tmp_path / "two.keras"))
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):

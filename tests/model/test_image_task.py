@@ -73,8 +73,8 @@ def test_what_is_no_picture_is_named(tmp_path):
     picture(0, 0, (200, 200)).save(whole, "PNG")
     with pytest.raises(UserError, match="truncated picture"):
         task.predict([whole.getvalue()[:-100]])
-    with pytest.raises(UserError, match=r"shape \(4, 4\)"):
-        task.predict([np.zeros((4, 4), np.uint8)])
+    with pytest.raises(UserError, match=r"shape \(4, 4, 2\)"):
+        task.predict([np.zeros((4, 4, 2), np.uint8)])
 
 
 def test_pixels_are_scaled_inside_once():

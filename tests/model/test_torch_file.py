@@ -45,6 +45,21 @@ def test_a_file_that_would_run_code_is_refused_before_it_does(function, named, t
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "state", [("storage", 0, (4000,), (1,)), (None, {"shape": (4000,)}), {"shape": (4000,)}]
+)
+def test_what_was_checked_cannot_be_changed(state, tmp_path):
+    """By the part of a pickle that sets an object's state after it was made."""
+    file = write_torch(tmp_path / "a.pth", {"a": np.zeros(4, "float32")})
+    content = file.read_bytes()
+    # Behind the call that makes the tensor, before it is put under its name.
+    built = pickle.dumps(state, protocol=2)[2:-1] + pickle.BUILD
+    place = content.rindex(pickle.REDUCE, 0, content.rindex(pickle.SETITEM)) + 1
+    file.write_bytes(content[:place] + built + content[place:])
+    with pytest.raises(TorchFileError):
+        read_tensors(file)
+
+
 def test_a_file_that_is_cut_off_anywhere_is_named_so(tmp_path):
     whole = write_torch(tmp_path / "a.pth", ARRAYS).read_bytes()
     for end in range(0, len(whole), 7):

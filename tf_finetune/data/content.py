@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
-from tf_finetune.data import duplicates
+from tf_finetune.data import checks, duplicates
 from tf_finetune.data.duplicates import Scan
+from tf_finetune.data.findings import Findings
 from tf_finetune.data.pictures import scan as pictures
 
 
 def what(table: pa.Table) -> str:
     """`picture` or `text`: what a row of the table holds."""
     return "picture" if "image" in table.column_names else "text"
+
+
+def without_unusable(table: pa.Table, findings: Findings) -> pa.Table:
+    """The rows whose pictures can be read; those of others are found. Texts are as they are."""
+    if what(table) != "picture":
+        return table
+    unusable = scan(table).unusable
+    for row, kind in sorted(unusable.items()):
+        findings.add(kind, checks.place(table, row), checks.content(table, row))
+    return table.take(pa.array(np.setdiff1d(np.arange(len(table)), [*unusable])))
 
 
 def scan(table: pa.Table, folder: Path | None = None) -> Scan:

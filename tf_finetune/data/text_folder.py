@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from tf_finetune.data.files import codec_of
@@ -37,7 +37,7 @@ def parts(
         return [Part(name, split, _records(name, sorted(folder.rglob("*.txt")), config, columns))]
     inner = split_folders(folder, split, lambda inside: any(inside.glob("*.txt")))
     return [
-        Part(str(place), known, _records(name, _texts(place), config, columns))
+        Part(str(place), known, _records(name, _texts(place, config), config, columns))
         for known, place in inner.items()
     ]
 
@@ -61,8 +61,27 @@ def split_folders(folder: Path, split: str, is_class: Callable[[Path], bool]) ->
     return inner
 
 
-def _texts(folder: Path) -> list[Path]:
+def refuse_splits(folder: str | Path, classes: Collection[str], config: DataConfig) -> None:
+    """Refuses folders called as splits are, of which files stand in no class folders.
+
+    Args:
+        folder: for the message.
+        classes: the names of the folders that files stand in.
+        config: whose `classes` may say that this is meant.
+    """
+    splits = {alias for aliases in SPLIT_FOLDERS.values() for alias in aliases}
+    if classes and splits.issuperset(name.lower() for name in classes) and not config.classes:
+        raise UserError(
+            f'The folder "{folder}" has files right in {" and ".join(sorted(classes))}, which '
+            "would be splits, not classes: no class folder stands in them (train/CLASS/NAME). Put "
+            "files into class folders, or name them and their labels in a table (config.data.image "
+            "for pictures). If they are classes, list them in config.data.classes."
+        )
+
+
+def _texts(folder: Path, config: DataConfig) -> list[Path]:
     found = sorted(folder.glob("*/*.txt"))
+    refuse_splits(folder, {path.parent.name for path in found}, config)
     if not found:
         tables = [path.name for path in sorted(folder.glob("*.*"))[:3]]
         hint = f' It holds {", ".join(tables)}; for tables write "{folder}/*.csv".'

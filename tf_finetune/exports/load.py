@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_finetune.data.pictures.decode import Unusable, decode, of_python
 from tf_finetune.data.spans import Tagged, are_words, in_characters, places_of, tagged
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
@@ -191,8 +192,8 @@ class ExportedPictures(Exported):
         turn one, which TensorFlow does not heed.
 
         Args:
-            x: n pictures, each the path or the bytes of a JPEG, PNG, GIF or BMP file, or uint8
-                pixels (height, width, 3) of any size.
+            x: n pictures, each the path or the bytes of a JPEG, PNG, GIF or BMP file, or in memory
+                as `ImageTask.predict` takes them.
             batch_size: files a step.
 
         Returns:
@@ -204,7 +205,7 @@ class ExportedPictures(Exported):
         import tensorflow as tf
 
         outputs = np.empty((len(x), len(self.class_names)), "float32")
-        files = [i for i, picture in enumerate(x) if not isinstance(picture, np.ndarray)]
+        files = [i for i, one in enumerate(x) if isinstance(one, str | bytes | Path)]
         for start in range(0, len(files), batch_size):
             chosen = files[start : start + batch_size]
             try:
@@ -212,12 +213,18 @@ class ExportedPictures(Exported):
                 outputs[chosen] = self._answer(SIGNATURE, image_bytes=content)
             except (OSError, tf.errors.InvalidArgumentError) as error:
                 reason = str(error).strip().partition("\n")[0]
+                first = x[chosen[0]]
+                shown = "some bytes" if isinstance(first, bytes) else first
                 raise UserError(
-                    f"A picture among {x[chosen[0]]} and the next {len(chosen)} cannot be read: "
+                    f"A picture among {shown} and the next {len(chosen)} cannot be read: "
                     f"{reason}. Give whole JPEG, PNG, GIF or BMP files."
                 ) from None
         for i in sorted(set(range(len(x))) - set(files)):
-            outputs[i] = self._answer(PIXELS, pixels=tf.constant(x[i][np.newaxis]))[0]
+            try:
+                pixels = np.asarray(decode(of_python(x[i])))
+            except (ValueError, Unusable) as error:
+                raise UserError(f"picture {i}: {error}") from None
+            outputs[i] = self._answer(PIXELS, pixels=tf.constant(pixels[np.newaxis]))[0]
         return outputs
 
 

@@ -185,9 +185,16 @@ def _from_keras_file(file: Path) -> LoadedPictures:
         )
     if isinstance(model, keras_hub.models.ImageClassifier):
         return _converted(model.backbone, model.preprocessor, str(file))
-    if len(model.output.shape) == 2 and isinstance(model.layers[-1], keras.layers.Dense):
+    if isinstance(model.output, list | tuple | dict):
         raise wrong_preset(
-            f'"{file}" ends with a Dense layer, its classifier; save the model without it '
+            f'"{file}" has {len(model.output)} outputs; save the model with the one that a head '
+            "is to stand on."
+        )
+    last = model.layers[-1]
+    chooses = getattr(getattr(last, "activation", None), "__name__", "") in ("softmax", "sigmoid")
+    if len(model.output.shape) == 2 and (chooses or isinstance(last, keras.layers.Dense)):
+        raise wrong_preset(
+            f'"{file}" ends with "{last.name}", its classifier; save the model without it '
             "(include_top=False, or keras.Model(model.input, model.layers[-2].output))."
         )
     if not any(isinstance(layer, _SCALES) for layer in model._flatten_layers()):

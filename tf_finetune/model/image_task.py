@@ -12,7 +12,15 @@ import keras
 import numpy as np
 from PIL import Image
 
-from tf_finetune.data.pictures.decode import FORMATS, Unusable, decode, open_picture, opened, resize
+from tf_finetune.data.pictures.decode import (
+    FORMATS,
+    Unusable,
+    decode,
+    of_python,
+    open_picture,
+    opened,
+    resize,
+)
 from tf_finetune.data.pictures.store import Look
 from tf_finetune.data.pictures.threads import in_order
 from tf_finetune.errors import UserError
@@ -98,9 +106,9 @@ class ImageTask(HeadedTask):
         """Probabilities, scores or values for pictures, or for anything Keras takes.
 
         Args:
-            x: n pictures, each the path of a file, a file's bytes, or uint8 pixels (height,
-                width, 3) of any size, in a list or as an array; or input that
-                `keras.Model.predict` takes.
+            x: n pictures, each the path of a file, a file's bytes, one of Pillow, or uint8
+                pixels (height, width) or (height, width, 1, 3 or 4) of any size, in a list or as
+                an array; or input that `keras.Model.predict` takes.
             batch_size: pictures a step.
             **kwargs: for `keras.Model.predict` where `x` is none of these.
 
@@ -137,14 +145,14 @@ class ImageTask(HeadedTask):
         """A file, its bytes or pixels as the network sees it: uint8 at `look.size`."""
         name = f'"{picture}"' if isinstance(picture, str | Path) else "a picture"
         try:
-            if isinstance(picture, np.ndarray):
-                if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-                    raise Unusable(f"an array of shape {picture.shape}, not (height, width, 3)")
-                image = Image.fromarray(picture)
+            if isinstance(picture, np.ndarray | Image.Image):
+                image = decode(of_python(picture))
             else:
                 isfile = isinstance(picture, str | Path)
                 image = open_picture(str(picture)) if isfile else opened(picture)
                 image = decode(image, self.look.size)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
         except Unusable as error:
             raise UserError(f"{name}: {error}. Give a whole {', '.join(FORMATS)}.") from None
         return resize(image, self.look.size, self.look.interpolation, self.look.how)
@@ -157,9 +165,9 @@ class ImageTask(HeadedTask):
 
 def _are_pictures(x: Any) -> bool:
     if isinstance(x, np.ndarray):
-        return x.dtype.kind in "UO" or (x.dtype == np.uint8 and x.ndim == 4)
+        return x.dtype.kind in "UO" or (x.dtype == np.uint8 and x.ndim in (3, 4))
     return isinstance(x, list | tuple) and all(
-        isinstance(one, str | bytes | Path)
+        isinstance(one, str | bytes | Path | Image.Image)
         or (isinstance(one, np.ndarray) and one.dtype == np.uint8)
         for one in x
     )

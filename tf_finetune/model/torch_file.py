@@ -8,14 +8,13 @@ before it is called.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import pickle
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,8 @@ class TorchFileError(ValueError):
     """The file is damaged, of another kind, or wants to run something."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Storage:
+# Tuples: what a pickle has made of them it cannot change afterwards.
+class _Storage(NamedTuple):
     """Numbers that follow behind the pickle."""
 
     key: str
@@ -43,8 +42,7 @@ class _Storage:
     size: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     """Where in a storage the numbers of a tensor lie."""
 
     storage: _Storage
@@ -53,9 +51,8 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Allowed:
-    """A function that a pickle may call; a file cannot change an object like this one."""
+class _Allowed(NamedTuple):
+    """A function that a pickle may call."""
 
     function: Callable[..., Any]
 
@@ -142,7 +139,9 @@ class _Pickle(pickle.Unpickler):
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
+    if not isinstance(storage, _Storage):
+        raise TorchFileError("it holds a tensor without a storage")
+    offset, shape, strides = int(offset), tuple(map(int, shape)), tuple(map(int, strides))
     if len(shape) != len(strides) or min((0, offset, *shape, *strides)) < 0:
         raise TorchFileError("it holds a tensor of an impossible shape")
     last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data import sources
+from tf_finetune.data import content, sources
+from tf_finetune.data.pictures.recognise import of_model
 from tf_finetune.data.spans import Tagged
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
@@ -93,6 +94,9 @@ def predict_file(
 ) -> Predicted:
     """Predicts every row of a file, in order, with a bounded part of it in memory.
 
+    Pictures that cannot be read are found before, and left out where `config.data.bad_rows`
+    is not `error`.
+
     Each row of the output says `row` (the input's line, as an editor counts), `file`
     if there are several, and the prediction: in JSONL as `predict_texts` has it, in
     CSV with a column `probability_NAME` for each class. Of tagged words there is `.conll` in
@@ -115,9 +119,10 @@ def predict_file(
     """
     output = None if output_path is None else Path(output_path)
     with _scratch(output, model.kind) as folder:
-        table, findings = sources.read(
-            config.data, model.kind, folder, os.fspath(input_path), labelled=False
-        )
+        data = of_model(config.data, model)
+        source = os.fspath(input_path)
+        table, findings = sources.read(data, model.kind, folder, source, labelled=False)
+        table = content.without_unusable(table, findings)
         findings.enforce(findings.kinds(), config.data.bad_rows, "bad_rows")
         if output is None:
             unseen = _write(model, table, sys.stdout, _JsonLines)

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.pictures import picture
 from tf_finetune.data.pictures.decode import (
@@ -236,6 +236,23 @@ def test_resized_as_keras_would(interpolation, how):
     # Pillow rounds between its two passes, Keras after both.
     assert np.abs(found - expected).mean() < 0.6
     assert np.abs(found - expected).max() < 8
+
+
+@pytest.mark.parametrize("size", [(40_000, 16), (16, 40_000)])
+def test_a_border_fills_no_memory(size, monkeypatch):
+    """A square around it would have 1.6 billion pixels."""
+    made, expand = [], ImageOps.expand
+
+    def expanded(image, border):
+        made.append((image.width + 2 * border[0]) * (image.height + 2 * border[1]))
+        return expand(image, border)
+
+    monkeypatch.setattr(ImageOps, "expand", expanded)
+    found = resize(Image.new("RGB", size, (200, 100, 50)), (32, 32), "bilinear", "pad")
+    assert made[0] < 2**27
+    lines = found.sum(axis=(1, 2) if size[0] > size[1] else (0, 2))
+    # A thin line in the middle, as dark as its share.
+    assert set(np.flatnonzero(lines)) <= {15, 16}
 
 
 def test_large_jpegs_come_smaller_but_look_the_same(tmp_path):

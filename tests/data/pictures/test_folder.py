@@ -66,6 +66,16 @@ def test_folders_in_class_folders_and_a_class_called_train(folder):
     assert load(folder)[0]["label"].to_pylist() == ["cat"] * 4 + ["train"] * 3
 
 
+def test_splits_without_class_folders(folder):
+    """As Kaggle has them: train/cat.0.jpg and test/1.jpg."""
+    (folder / "cat").rename(folder / "train")
+    (folder / "dog").rename(folder / "test")
+    refused(folder, r"files right in test and train, which would be splits, not classes")
+    assert load(folder, classes=("train", "test"))[0].num_rows == 6
+    shutil.rmtree(folder / "test")
+    refused(folder, r"files right in train, which would be splits")
+
+
 def test_files_that_are_no_pictures_are_passed_over_but_foreign_ones_are_not(folder):
     for name in ("notes.txt", ".hidden.png", "Thumbs.db", "._0000.png"):
         (folder / "cat" / name).write_bytes(b"x")

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests.pictures import arrays_of_pictures, folder_of_pictures
+from tf_finetune.data.pictures.decode import decode, open_picture
 from tf_finetune.data.pictures.recognise import is_images
 from tf_finetune.data.sources import check, read
 from tf_finetune.errors import UserError
@@ -172,6 +173,25 @@ def test_grey_and_alpha_arrays(here):
     assert np.array_equal(np.stack(pixels(load(here, (rgba, LABELS))[0])), rgba)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_whole_numbers_of_other_types(here, dtype):
+    """As `keras.utils.image_dataset_from_directory` gives them."""
+    table, _ = load(here, (IMAGES.astype(dtype), LABELS))
+    assert np.array_equal(np.stack(pixels(table)), IMAGES)
+
+
+def test_pillow_pictures_are_read_as_their_files_are(here):
+    wide = Image.fromarray(IMAGES[0, ..., 0].astype("uint16") * 257)
+    turned = Image.fromarray(IMAGES[1])
+    turned.getexif()[0x0112] = 6
+    for image in (wide, turned):
+        image.save(here / "a.png", exif=image.getexif())
+        with Image.open(here / "a.png") as opened:
+            (found,) = pixels(load(here, ([opened], ["a"]))[0])
+        assert np.array_equal(found, np.asarray(decode(open_picture(str(here / "a.png")))))
+    assert found.shape[:2] == IMAGES.shape[2:0:-1]
+
+
 def test_paths_in_memory_and_labels_of_other_tasks(here):
     paths = sorted(map(str, (here / "pictures").rglob("*.png")))
     frame = pd.DataFrame({"path": paths, "score": [0.1, 0.2, 0.3, 0.4]})
@@ -187,7 +207,9 @@ def test_paths_in_memory_and_labels_of_other_tasks(here):
     ("images", "message"),
     [
         (IMAGES / 255, r"data:1: pictures must be uint8, 0 to 255; found float64, 0 to 1"),
-        (IMAGES.astype("int64"), r"must be uint8, 0 to 255; found int64"),
+        (IMAGES.astype("int64") + 100, r"must be uint8, 0 to 255; found int64"),
+        (IMAGES + 0.5, r"found float64, .* Scale them and convert: to 0 to 255, uint8"),
+        ([Image.new("F", (9, 9), 0.5)] * 6, r"found a picture of mode F: unknown range of values"),
         (IMAGES[..., :2], r"found a picture of shape \(12, 16, 2\)"),
         ([7] * 6, r"config.data.image must name a column of paths; found 7"),
     ],

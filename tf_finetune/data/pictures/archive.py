@@ -78,6 +78,8 @@ def _unpack(name: str, path: Path, folder: Path) -> None:
         place = PurePosixPath(member.replace("\\", "/"))
         if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
             raise UserError(f'"{name}" holds "{member}", which leads out of its folder.')
+        if "\0" in member:
+            raise UserError(f'"{name}" holds {member!r}, which no disk can; give it another name.')
         if not is_picture(place.name) or "__MACOSX" in place.parts:
             continue
         target = folder / place

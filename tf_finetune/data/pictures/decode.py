@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +16,8 @@ from PIL import Image, ImageOps
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _MOST_PIXELS = 89_478_485  # above this Pillow itself warns of decompression bombs
 _LEAST_SIDE = 8
+# Of a picture with its border; four times as many and more are made smaller before.
+_MOST_PADDED = 2**24
 # JPEGs are decoded at a half, a quarter or an eighth of their size where that leaves this
 # many times the size asked for: Pillow calls the result "practically indistinguishable".
 _REDUCING_GAP = 3
@@ -109,6 +113,37 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
     return _rgb(image)
 
 
+def of_python(value: Any) -> Image.Image:
+    """A picture handed over in Python, as `opened` gives that of a file.
+
+    Args:
+        value: of Pillow, or uint8 pixels (height, width) or (height, width, channels) with 1, 3
+            or 4 of these, or other whole numbers from 0 to 255.
+
+    Raises:
+        ValueError: for anything else, with the mend.
+    """
+    if isinstance(value, Image.Image):
+        return value.copy()
+    pixels = value[:, :, 0] if value.ndim == 3 and value.shape[2] == 1 else value
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not value.size:
+        raise ValueError(
+            f"found a picture of shape {value.shape}; it must be (height, width), or (height, "
+            "width, channels) with 1, 3 or 4 of these."
+        )
+    if pixels.dtype != np.uint8:
+        low, high = float(np.min(pixels)), float(np.max(pixels))
+        # Up to 1 they may be shares of the whole.
+        if low < 0 or not 1 < high <= 255 or np.any(pixels != np.round(pixels)):
+            mend = "(x * 255).astype('uint8')" if 0 <= low <= high <= 1 else "to 0 to 255, uint8"
+            raise ValueError(
+                f"pictures must be uint8, 0 to 255; found {pixels.dtype}, {low:g} to {high:g}. "
+                f"Scale them and convert: {mend}."
+            )
+        pixels = pixels.astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
 def is_animated(image: Image.Image) -> bool:
     """Whether there are more frames than the first; a phone's preview in a JPEG is none."""
     try:
@@ -158,6 +193,10 @@ def resize(
         box = (left, top, left + box_width, top + box_height)
     elif how == "pad":
         box_width, box_height = _shape(image.size, max, height, width)
+        if (factor := math.isqrt(box_width * box_height // _MOST_PADDED)) > 1:
+            # A long and thin one: the border alone would fill the memory.
+            image = image.reduce(factor)
+            box_width, box_height = _shape(image.size, max, height, width)
         border = (box_width - image.width) // 2, (box_height - image.height) // 2
         image = ImageOps.expand(image, border)
     return np.asarray(image.resize((width, height), _RESAMPLING[interpolation], box=box))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tf_finetune.data.rows import Columns, Part, Record, quoted
-from tf_finetune.data.text_folder import split_folders
+from tf_finetune.data.text_folder import refuse_splits, split_folders
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
@@ -121,6 +121,7 @@ def _pictures(folder: Path, config: DataConfig, shown: str) -> list[tuple[Path, 
             f'The folder "{shown}" has no pictures in class folders (CLASS/NAME.jpg).{here}'
             + (hint if tables else "")
         )
+    refuse_splits(shown, classes, config)
     _check_case(shown, classes - set(config.classes))
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tf_finetune.data.pictures.decode import Unusable, decode, of_python
 from tf_finetune.data.rows import Part, Record
 from tf_finetune.data.values import is_null, shown
 from tf_finetune.errors import UserError
@@ -65,9 +66,7 @@ def _path(value: Any, base: Path, folder: Path | None) -> str:
         if suffix:
             return _kept(value, suffix, folder)
         value = value.decode("utf-8", "surrogateescape")
-    if isinstance(value, Image.Image):
-        value = np.asarray(value.convert("RGBA" if value.has_transparency_data else "RGB"))
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | Image.Image):
         return _kept(_png(value), ".png", folder)
     if not isinstance(value, str):
         raise ValueError(f"config.data.image must name a column of paths; found {shown(value)}.")
@@ -82,22 +81,16 @@ def _path(value: Any, base: Path, folder: Path | None) -> str:
     return os.path.abspath(base / os.path.expanduser(value)) if value.strip() else ""
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    """Pixels (h, w) or (h, w, channels) as a file without loss."""
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if pixels.dtype != np.uint8:
-        raise ValueError(
-            f"pictures must be uint8, 0 to 255; found {pixels.dtype}, {np.min(pixels):g} to "
-            f"{np.max(pixels):g}. Scale them and convert: (x * 255).astype('uint8')."
-        )
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
-        raise ValueError(
-            f"found a picture of shape {pixels.shape}; it must be (height, width), or (height, "
-            "width, channels) with 1, 3 or 4 of these."
-        )
+def _png(value: Any) -> bytes:
+    """A picture of Pillow, or pixels, as a file without loss."""
+    image = of_python(value)
+    if isinstance(value, Image.Image):
+        try:
+            image = decode(image)
+        except Unusable as error:
+            raise ValueError(f"found a picture of mode {value.mode}: {error}.") from None
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

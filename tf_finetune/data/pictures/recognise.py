@@ -50,6 +50,18 @@ def with_column(config: DataConfig, data: Any = None) -> DataConfig:
     return dataclasses.replace(config, image=found) if found else config
 
 
+def of_model(config: DataConfig, model: Any) -> DataConfig:
+    """The settings to read rows for a model; those of pictures stand in `image` or its like.
+
+    Args:
+        config: whose `image` may be empty, where the model was trained on a folder.
+        model: what `load_model` gives.
+    """
+    if getattr(model, "column", "text") != _COLUMN or config.image:
+        return config
+    return dataclasses.replace(config, image=_COLUMN)
+
+
 def check_kind(config: DataConfig) -> None:
     """Refuses settings for texts where the rows are pictures, and the other way round.
 
