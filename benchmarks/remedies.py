@@ -29,8 +29,11 @@ from tf_finetune.overrides import override
 from tf_finetune.recipe import load_recipe
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reviews.py"
+_LAST_2 = ("phases=full", "fit.train=last:2", "fit.interpolate=1", "fit.precision=float32")
 # By name: what each sets. The default comes first, then the other recipes, of which those
-# that tune end where training ends, then single remedies on top of the default.
+# that tune end where training ends, then single remedies on top of the default, then what
+# precision costs: of computing (the default is bfloat16 where the processor has it), and of
+# kept activations.
 RECIPES: dict[str, tuple[str, ...]] = {
     "probe_then_tune": (),
     "no_interpolation": ("fit.interpolate=1",),
@@ -48,6 +51,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "token_deletion": ("data.token_deletion=0.1",),
     "token_mask": ("data.token_mask=0.1",),
     "probe_seeds": ("fit.probe_seeds=5",),
+    "float32": ("fit.precision=float32",),
+    "last_2": _LAST_2,
+    "last_2_kept_float16": (*_LAST_2, "fit.cache_precision=float16"),
+    "last_2_kept_bfloat16": (*_LAST_2, "fit.cache_precision=bfloat16"),
 }
 _FEW = 1024
 

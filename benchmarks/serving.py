@@ -77,9 +77,14 @@ def main() -> None:
             status, answer = send(*MALFORMED[i % len(MALFORMED)])
             return (status if "error" in answer else -1), 0.0
 
-        _report("requests", _all(good, len(texts), options.at_a_time))
-        _report("malformed", _all(bad, options.malformed, options.at_a_time))
-        _report("afterwards", _all(good, min(100, len(texts)), options.at_a_time))
+        fine = [
+            _report("requests", _all(good, len(texts), options.at_a_time), range(200, 201)),
+            _report("malformed", _all(bad, options.malformed, options.at_a_time), range(400, 500)),
+            _report(
+                "afterwards", _all(good, min(100, len(texts)), options.at_a_time), range(200, 201)
+            ),
+        ]
+    sys.exit(not all(fine))
 
 
 @contextlib.contextmanager
@@ -117,13 +122,15 @@ def _all(
         return list(pool.map(send, range(count)))
 
 
-def _report(what: str, answers: Sequence[tuple[int, float]]) -> None:
+def _report(what: str, answers: Sequence[tuple[int, float]], allowed: range) -> bool:
+    """Prints how requests were answered; whether all were as they should be."""
     statuses = Counter(status for status, _ in answers)
     said = ", ".join(f"{n} x {s if s > 0 else 'wrong'}" for s, n in sorted(statuses.items()))
     print(f"{what}: {len(answers)} answered: {said}", flush=True)
     if seconds := [s for _, s in answers if s]:
         p50, p99 = 1e3 * np.percentile(seconds, [50, 99])
         print(f"{what}: p50 {p50:.0f} ms, p99 {p99:.0f} ms", flush=True)
+    return all(status in allowed for status in statuses)
 
 
 if __name__ == "__main__":
