@@ -71,7 +71,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     data.classes = model.class_names
     with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
         table, labels = _labelled(data, kind, Path(scratch))
-        seen = _seen(Path(workdir), table)
+        seen = _seen(Path(workdir), table, Path(scratch))
         outputs = np.concatenate(
             [_predict(model, table.slice(i, _CHUNK)) for i in range(0, len(table), _CHUNK)]
         )
@@ -92,7 +92,7 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
         if not len(rows):
             raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
         table = table.take(pa.array(rows))
-        seen = _seen(workdir, table)
+        seen = _seen(workdir, table, Path(scratch))
         found = model.predict(table["words"].to_pylist())
     truth = [[tags.names[code] for code in tags.of(row)] for row in rows.tolist()]
     chosen = [one.tags for one in found]
@@ -134,7 +134,7 @@ def _account(
 
 def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.ndarray]:
     table, findings = read(data, kind, scratch)
-    table = without_unusable(table, findings)
+    table = without_unusable(table, findings, scratch)
     names = () if kind == "regression" else data.classes
     labels, known = label_column.encode(table, kind, names)
     for row in np.flatnonzero(~known).tolist():
@@ -145,7 +145,7 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
     return table.take(pa.array(np.flatnonzero(known))), labels[known]
 
 
-def _seen(workdir: Path, table: pa.Table) -> np.ndarray | None:
+def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
     """(n,) what the run did with rows of these texts; None if that is unknown.
 
     0 is nothing, 1 that it was trained or chosen on them, and 2 that it was judged by them.
@@ -154,7 +154,7 @@ def _seen(workdir: Path, table: pa.Table) -> np.ndarray | None:
     if kept is None:
         return None
     rows, splits = kept
-    keys, of_run = scan(table).keys, scan(rows).keys
+    keys, of_run = scan(table, scratch).keys, scan(rows).keys
     used = np.concatenate([chosen for name, chosen in splits.items() if name != "test"])
     judged = np.isin(keys, of_run[splits["test"]])
     return np.where(np.isin(keys, of_run[used]), 1, 2 * judged)

@@ -28,12 +28,12 @@ def written_whole(path: Path, needed: int = 0) -> Iterator[Path]:
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     temporary = path.with_name(f"writing-{path.name}")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def sync(path: Path, *, deep: bool = True) -> None:
@@ -52,7 +52,8 @@ def sync(path: Path, *, deep: bool = True) -> None:
             os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file or a folder; there may be none."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -18,14 +18,25 @@ def what(table: pa.Table) -> str:
     return "picture" if "image" in table.column_names else "text"
 
 
-def without_unusable(table: pa.Table, findings: Findings) -> pa.Table:
-    """The rows whose pictures can be read; those of others are found. Texts are as they are."""
+def without_unusable(table: pa.Table, findings: Findings, folder: Path | None = None) -> pa.Table:
+    """The rows whose pictures can be read; those of others are found. Texts are as they are.
+
+    Args:
+        table: of texts or pictures.
+        findings: what to add to.
+        folder: as in `scan`.
+    """
     if what(table) != "picture":
         return table
-    unusable = scan(table).unusable
-    for row, kind in sorted(unusable.items()):
-        findings.add(kind, checks.place(table, row), checks.content(table, row))
-    return table.take(pa.array(np.setdiff1d(np.arange(len(table)), [*unusable])))
+    unusable = find_unusable(table, scan(table, folder), findings)
+    return table.take(pa.array(np.setdiff1d(np.arange(len(table)), unusable)))
+
+
+def find_unusable(table: pa.Table, seen: Scan, findings: Findings) -> list[int]:
+    """Adds a finding for each row that cannot be read; these rows."""
+    for row, kind in seen.unusable.items():
+        findings.add(kind, checks.place(table, row), checks.content(table, row), row=row)
+    return [*seen.unusable]
 
 
 def scan(table: pa.Table, folder: Path | None = None) -> Scan:

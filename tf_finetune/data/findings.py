@@ -104,7 +104,7 @@ class Findings:
         raise UserError(
             f"Found {self.summary(found)}: {shown}{more}. "
             f"Mend the data,{encoding} or pass --config.data.{option}=drop to leave such rows out; "
-            f"a run then lists all in findings.csv (now error; allowed: error, drop, warn)."
+            "a run then lists all in findings.csv (now error; allowed: error, drop, warn)."
         )
 
     def summary(self, kinds: Iterable[str] | None = None) -> str:

@@ -33,8 +33,7 @@ def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
     if config.classes:
         return config.classes
     ours = table.filter(pc.is_in(table["split"], pa.array(["", "train"])))
-    soft = "shares" in ours.column_names
-    counts = pc.value_counts(_classes_in(ours["shares"]) if soft else _flat(ours["label"]))
+    counts = pc.value_counts(_flat(ours["shares" if "shares" in ours.column_names else "label"]))
     rows = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
     _refuse_a_column_of_values(rows, config)
     whole = all(_WHOLE.fullmatch(name) for name in rows)
@@ -94,7 +93,11 @@ def told(table: pa.Table, row: int) -> str:
     """A row's label for people; of several the classes."""
     if "shares" in table.column_names:
         return ", ".join(name for name, _ in table["shares"][row].as_py())
-    label = table["label"][row].as_py()
+    return in_words(table["label"][row].as_py())
+
+
+def in_words(label: str | float | list[str]) -> str:
+    """What stands in the column of labels, for people."""
     return ", ".join(label) if isinstance(label, list) else str(label)
 
 
@@ -160,11 +163,10 @@ def count_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _flat(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Every class that a row names, of shares too; rows are not slices of others."""
+    if pa.types.is_map(labels.type):
+        return pa.chunked_array([chunk.keys for chunk in labels.chunks], pa.string())
     return pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
-
-
-def _classes_in(shares: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([chunk.keys for chunk in shares.chunks], pa.string())
 
 
 def _refuse_a_column_of_values(rows: dict[str, int], config: DataConfig) -> None:

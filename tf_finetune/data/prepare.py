@@ -145,9 +145,7 @@ def _label(
     unknown = np.flatnonzero(~known)
     for row in unknown.tolist() if not tags else ():
         findings.add("unknown label", checks.place(table, row), label_column.told(table, row))
-    for row, kind in scan.unusable.items():
-        findings.add(kind, checks.place(table, row), checks.content(table, row), row=row)
-        known[row] = False
+    known[content.find_unusable(table, scan, findings)] = False
     bad = [kind for kind in findings.kinds() if kind != _OTHER_SPLIT]
     findings.enforce(bad, data.bad_rows, "bad_rows")
     for kind in bad:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.digests import digest_of, settings_of
 from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of
+from tf_finetune.whole import remove
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -287,7 +287,7 @@ class FrozenPart:
 def remove_kept(folder: Path) -> None:
     """Removes all activations and features from a folder that no run is at."""
     for kept in (*folder.glob("activations-*"), *folder.glob("features-*")):
-        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+        remove(kept)
 
 
 def _picker(cut: Cut, number: int) -> Callable[[Any], np.ndarray]:

@@ -14,7 +14,6 @@ from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.executions import LastExecution
-from tf_finetune.fit.lean_dropout import lean_dropout
 from tf_finetune.fit.objective import Objective
 from tf_finetune.fit.phase_result import PhaseResult, summary
 from tf_finetune.fit.resuming import SaveState, Saving, going_on, start_of_phase
@@ -213,7 +212,7 @@ def fit_phase(
         )
     try:
         held = saving.stop.held() if saving else contextlib.nullcontext()
-        with lean_dropout(), training_by(model, step), held:
+        with training_by(model, step), held:
             model.fit(
                 **examples.train,
                 **going_on(model, also, middle, examples.steps, first_epoch, phase.epochs),

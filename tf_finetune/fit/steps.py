@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_finetune.errors import UserError
 from tf_finetune.fit.cutmix import draw_patches
 from tf_finetune.fit.distribution import check_alike, repaired
+from tf_finetune.fit.lean_dropout import lean_dropout
 from tf_finetune.fit.micro_batch import in_parts
 from tf_finetune.fit.mixup import Mixture, draw
 from tf_finetune.fit.part_loss import compiled_loss, loss_of_part, own_losses, tracked_losses
@@ -98,7 +99,8 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
         AuditError: at the end, if replicas have come to different weights.
     """
     if not step.settings and not replicated():
-        yield
+        with lean_dropout():
+            yield
         return
     check_step(model, step)
     if not drops(model):  # a second pass would be the first again
@@ -108,7 +110,8 @@ def training_by(model: keras.Model, step: Step) -> Iterator[None]:
     try:
         model.train_step = functools.partial(_train_step, model, step, generator)
         model.train_function = None
-        with repaired(model, model.train_step, functools.partial(_test_step, model)):
+        repair = repaired(model, model.train_step, functools.partial(_test_step, model))
+        with lean_dropout(), repair:
             yield
         check_alike(model)
     finally:

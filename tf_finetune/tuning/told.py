@@ -39,8 +39,8 @@ def account(
     monitor: str,
     settings: Sequence[str],
     trials: Sequence[Mapping[str, Any]],
-    folder: str = "best",
-    earlier: Sequence[str] = (),
+    folder: str,
+    earlier: Sequence[str],
 ) -> str:
     """`tuning.md`.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from tf_finetune.data.labels import in_words
 from tf_finetune.data.pictures.augment import PictureNoise, picture_noise
 from tf_finetune.data.pictures.decode import Unusable, decode, open_picture, resize
 from tf_finetune.data.prepare import Prepared
@@ -108,8 +109,7 @@ def _thumbnail(path: str) -> Image.Image:
 
 def _tile(prepared: Prepared, row: int) -> Tile:
     path = prepared.table["image"][row].as_py()
-    label = prepared.table["label"][row].as_py()
-    label = ", ".join(label) if isinstance(label, list) else f"{label}"
+    label = in_words(prepared.table["label"][row].as_py())
     return path, f"{label}\n{Path(path).name}"
 
 
