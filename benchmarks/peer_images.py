@@ -52,7 +52,9 @@ def read(options: argparse.Namespace, name: str) -> tf.data.Dataset:
         rows = [json.loads(line) for line in lines]
 
     def decoded(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+        image = tf.cast(tf.io.decode_png(tf.io.read_file(path), channels=4), tf.float32)
+        share = image[..., 3:] / 255
+        image = image[..., :3] * share + 255 * (1 - share)  # over white, as ours
         return tf.image.resize(image, (options.size, options.size)), label
 
     labels = np.array([row["label"] for row in rows])

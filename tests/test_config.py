@@ -33,6 +33,22 @@ def test_defaults_are_valid() -> None:
     FineTuneConfig().validate()
 
 
+def test_folds_are_splits_by_number() -> None:
+    config = FineTuneConfig()
+    config.data.split, config.data.train = "fold", "0"
+    config.data.validation, config.data.test = "1", "2"
+    config.validate()
+    config.data.validation = "2"
+    with pytest.raises(UserError, match=r'validation and config.data.test are both "2"'):
+        config.validate()
+    config.data.validation = config.data.test = "0.1"
+    config.validate()
+    config.data.split = ""
+    config.data.validation = "1"
+    with pytest.raises(UserError, match=r"config.data.validation is 1"):
+        config.validate()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

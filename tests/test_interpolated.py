@@ -10,7 +10,8 @@ import pytest
 from tests import runs
 from tests.runs import config_for
 from tests.tiny import tiny_texts
-from tf_finetune import LayerwiseAdamW
+from tf_finetune import LayerwiseAdamW, resume
+from tf_finetune import train as train_module
 from tf_finetune.assemble import set_up
 from tf_finetune.fit.loop import compile_phase
 from tf_finetune.fit.objective import objective_of
@@ -192,3 +193,19 @@ def test_for_regression_the_floor_is_the_largest_error(preset, tmp_path):
 def test_evaluation_on_retained_rows_says_that_the_run_knew_them(swept, retained):
     said = evaluate_run(swept[0].workdir, retained)
     assert json.loads(said[said.index("\n{") :])["seen"] > 2
+
+
+def test_a_process_that_writes_nothing_goes_back_to_the_same_weights(preset, tmp_path, monkeypatch):
+    """As workers beside the chief do."""
+    went_back = []
+
+    def record(setup, config, before, say):
+        went_back.append(before)
+
+    monkeypatch.setattr(train_module, "interpolate_run", record)
+    config = config_for(preset, interpolate=0.5)
+    train(config, tmp_path / "chief", runs.classes())
+    monkeypatch.setattr(resume, "is_chief", lambda: False)
+    train(config, tmp_path / "other", runs.classes())
+    for a, b in zip(*went_back, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -21,6 +21,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.fit import frozen_part, kept_features, planned_cuts
 from tf_finetune.fit.resuming import SaveState
 from tf_finetune.model.task import TextTask
+from tf_finetune.results import frozen_features
 from tf_finetune.train import fine_tune
 
 LAST = Phase(name="last", train="last:1", epochs=3, learning_rate=1e-2)
@@ -339,14 +340,16 @@ def test_a_head_trains_alike_on_features_from_memory_and_from_the_disk(preset, t
 
 
 def test_a_full_disk_stops_no_training_of_a_head(preset, tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     changes = {"phases": "probe", "probe_epochs": 2}
     undisturbed, _ = run(preset, tmp_path / "undisturbed", **changes)
     monkeypatch.setattr(kept_features, "written", full)
-    result, _ = run(preset, tmp_path / "full", **changes)
+    monkeypatch.setattr(frozen_features, "written_whole", full)
+    result, said = run(preset, tmp_path / "full", **changes)
     assert_close(result, undisturbed)
+    assert told(said, "phase probe: its features are not kept for the report")
 
 
 def test_a_full_disk_stops_no_training(preset, tmp_path, monkeypatch):

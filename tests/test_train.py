@@ -13,6 +13,7 @@ import pytest
 
 from tests import runs
 from tests.runs import config_for
+from tf_finetune.assemble import set_up
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.errors import UserError
 from tf_finetune.exports import every_format
@@ -71,6 +72,9 @@ def test_an_export_that_fails_loses_no_run(preset, tmp_path, monkeypatch):
     assert card["export"] is None
     for report in ("report.md", "report.html"):
         assert "differs from the model by 1" in (folder / report).read_text()
+    for report in ("report.md", "README.md"):
+        text = (folder / report).read_text()
+        assert "No SavedModel was written (it failed; `--mode=export` tries again)" in text
     again = train(config, folder, runs.classes())  # nothing is trained or judged anew
     assert again.metrics == card
     export_run(folder, formats=("saved_model",))
@@ -278,6 +282,22 @@ def test_a_probe_is_not_compared_with_itself(probes):
     for probe in probes:
         assert set(probe.metrics["baselines"]) == {"majority"}
         assert "gain_over_probe" not in probe.metrics
+
+
+def test_a_head_on_a_tuned_backbone_is_no_baseline(preset, tmp_path):
+    phases = (Phase(train="all", epochs=1), Phase(train="head", epochs=1))
+    config = config_for(preset, phases=phases, probe_baseline=False)
+    card = train(config, tmp_path / "run", runs.classes()).metrics
+    assert set(card["baselines"]) == {"majority"}
+    assert "gain_over_probe" not in card
+
+
+def test_what_a_recipe_does_not_read_is_said(preset, tmp_path):
+    said = []
+    config = config_for(preset, phases="lora", learning_rate=1e-5, epochs=1)
+    set_up(config, tmp_path, runs.classes(), say=said.append)
+    told = [line for line in said if "does not read" in line]
+    assert told == ['config.fit.learning_rate is 1e-05, which phases="lora" does not read']
 
 
 def test_listed_phases_on_several_labels_in_bfloat16(preset, tmp_path):

@@ -20,7 +20,7 @@ from tf_finetune.data_checks import TOKENS
 from tf_finetune.fit import precision
 from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.distribution import check_batch_norms
-from tf_finetune.fit.phases import phases_of, probe_baseline, repeated
+from tf_finetune.fit.phases import phases_of, probe_baseline, repeated, told_of_unread
 from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.step_checks import check_noise, check_step
 from tf_finetune.fit.steps import step_of
@@ -114,7 +114,7 @@ def set_up(
         with frozen_dropout_off(groups):
             noisy.append(drops(task.network))
     check_noise(step, noisy)
-    for line in repeated(phases, opened):
+    for line in (*told_of_unread(config), *repeated(phases, opened)):
         say(line)
     if config.fit.gradient_checkpointing:
         check_recomputable(groups)

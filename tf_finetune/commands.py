@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 from tf_finetune.stopping import Stop
-from tf_finetune.workdir import prepare_workdir
+from tf_finetune.workdir import CARD, prepare_workdir
 
 # The flags that each mode takes besides --config and --workdir.
 MODES: dict[str, tuple[str, ...]] = {
@@ -152,11 +154,20 @@ def _find_rate(command: Command) -> None:
         print(f"plot: {command.output}")
 
 
+def _data_of_run(command: Command) -> DataConfig:
+    """As `recognise.of_model`, by the run's card, before there is a model."""
+    data = command.config.data
+    file = command.workdir / CARD
+    card = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    pictures = "image_size" in card and not data.image
+    return dataclasses.replace(data, image="image") if pictures else data
+
+
 def _evaluate(command: Command) -> None:
     if command.input:
         from tf_finetune.data.sources import unsplit
 
-        _check_data(command.config, data=unsplit(command.config.data, command.input))
+        _check_data(command.config, data=unsplit(_data_of_run(command), command.input))
     _start_tensorflow()
     from tf_finetune.rerun import evaluate_run
 
@@ -185,7 +196,7 @@ def _predict(command: Command) -> None:
 
     if command.input:
         check_output(command.output, command.config.model.task)
-        _check_data(command.config, command.input, labelled=False)
+        _check_data(command.config, command.input, labelled=False, data=_data_of_run(command))
     _start_tensorflow()
     from tf_finetune.exports.load import load_model
 
@@ -194,6 +205,8 @@ def _predict(command: Command) -> None:
         print(format_predictions(predict_texts(model, texts)))
         return
     done = predict_file(model, command.input, command.output, command.config)
+    if done.left_out:
+        print(f"{done.left_out:,} pictures cannot be read: no prediction", file=sys.stderr)
     if done.output:
         damaged = f", {done.undecodable:,} from damaged text" if done.undecodable else ""
         print(f"{done.rows:,} predictions written to {done.output}{damaged}")

@@ -42,8 +42,8 @@ class Phase:
         batch_norm: of the backbone: `freeze` statistics, scale and shift; train scale
             and shift alone (`affine`); or `update` all of them, where `train` opens
             them.
-        patience: epochs without a better validation loss before the phase ends;
-            0 means never.
+        patience: epochs without a better validation figure, that by which the best epoch is
+            chosen, before the phase ends; 0 means never.
     """
 
     name: str = ""

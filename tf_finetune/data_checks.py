@@ -93,16 +93,25 @@ def _check_classes(data: DataConfig, task: str) -> None:
 
 
 def _check_fractions(data: DataConfig) -> None:
-    held_out = 0.0
+    # A split of this name, where there is a column of splits: folds are called 0, 1, ...
+    named, held_out = bool(data.split or data.tfds), 0.0
     for field in ("validation", "test"):
         try:
             found = float(getattr(data, field))
         except ValueError:
             continue  # the name of a file or of a split
+        if named and not 0 < found < 1:
+            continue
         fraction(f"config.data.{field}", found)
         held_out += found
     if held_out >= 1:
         raise UserError(
             f"config.data.validation and config.data.test take {held_out:g} of the rows together;"
             " that leaves none to train on."
+        )
+    if named and data.validation == data.test and not held_out:
+        raise UserError(
+            f'config.data.validation and config.data.test are both "{data.test}", but a row '
+            "belongs to one split. Name another for one of them, or give a fraction, as 0.1, that "
+            "is cut from the training rows."
         )

@@ -45,8 +45,8 @@ class FitConfig:
         sampling: `balanced` draws as many rows an epoch, but all classes equally often:
             rows of rare ones repeatedly, some of frequent ones not; `shuffle` takes each
             row once.
-        patience: epochs without a better validation loss before a phase ends;
-            0 means never. A phase always ends on its best epoch.
+        patience: epochs without a better validation figure, that by which the best epoch
+            is chosen, before a phase ends; 0 means never. A phase always ends on its best epoch.
         global_batch: examples an update, over all devices.
         micro_batch: examples of a batch that go through the network at a time, for less
             memory; an update still takes `global_batch`. 0 means all at once, or as many

@@ -19,6 +19,7 @@ from tf_finetune.fit.resuming import Saving
 from tf_finetune.fit.seeds import best_of_seeds, seeds_of
 from tf_finetune.fit.solve_phase import solve_phase
 from tf_finetune.fit.steps import step_of
+from tf_finetune.fit.strategy import is_chief
 from tf_finetune.kept import views_of
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
@@ -47,8 +48,11 @@ def run_phase(
     network, store, body = task.network, setup.store, None
     if phase.train == "head" and frozen and task.one_vector:
         network, store = task.head, frozen.features(number)
-        if number <= 1:  # of the pretrained backbone as it is
-            frozen_features.keep(run / "cache", store, splits, config.data.seed)
+        if number <= 1 and is_chief():  # of the pretrained backbone as it is
+            try:
+                frozen_features.keep(run / "cache", store, splits, config.data.seed)
+            except OSError as error:
+                say(f"phase {phase.name}: its features are not kept for the report ({error})")
     elif frozen:
         before = middle.facts.get("cut", False) if middle else None
         found = frozen.of_phase(number, mixes=fit.mixup > 0, before=before)

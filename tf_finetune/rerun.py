@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
         return _evaluate_tags(Path(workdir), config, model, data)
     data.classes = model.class_names
     with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
-        table, labels = _labelled(data, kind, Path(scratch))
+        table, labels, left_out = _labelled(data, kind, Path(scratch))
         seen = _seen(Path(workdir), table, Path(scratch))
         outputs = np.concatenate(
             [_predict(model, table.slice(i, _CHUNK)) for i in range(0, len(table), _CHUNK)]
@@ -80,7 +81,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     def score(rows: np.ndarray) -> dict[str, Any]:
         return evaluate.score(kind, outputs[rows], labels[rows], model.class_names, **how)
 
-    return _account(path, kind, workdir, len(labels), seen, score)
+    return _account(path, kind, workdir, len(labels), seen, score, left_out)
 
 
 def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: DataConfig) -> str:
@@ -91,6 +92,7 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
         rows = np.flatnonzero(tags.known)
         if not len(rows):
             raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
+        left_out = findings.summary() if len(rows) < len(table) else ""
         table = table.take(pa.array(rows))
         seen = _seen(workdir, table, Path(scratch))
         found = model.predict(table["words"].to_pylist())
@@ -102,7 +104,9 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
         return score_tags([truth[i] for i in rows], [chosen[i] for i in rows], **how)
 
     unseen = sum(one.unseen for one in found)
-    return _account(data.path, TOKENS, workdir, len(rows), seen, score, unseen_words=unseen)
+    return _account(
+        data.path, TOKENS, workdir, len(rows), seen, score, left_out, unseen_words=unseen
+    )
 
 
 def _account(
@@ -112,12 +116,16 @@ def _account(
     count: int,
     seen: np.ndarray | None,
     score: Callable[[np.ndarray], dict[str, Any]],
+    left_out: str,
     **facts: Any,
 ) -> str:
     """The scores of all rows of a file, and of those that the run has not seen, for people."""
     scores, lines = score(np.arange(count)) | facts, [f"{path}: {count:,} rows"]
+    if left_out:
+        lines.append(f"Left out: {left_out}.")
     if seen is None:
-        lines.append(f"Whether the run trained on some is unknown: {workdir}/cache is gone.")
+        gone = f"{workdir}/cache is gone, or pictures are"
+        lines.append(f"Whether the run trained on some is unknown: {gone}.")
         seen = np.zeros(count, int)
     if judged := int((seen == 2).sum()):
         scores |= {"judged": judged}
@@ -132,7 +140,8 @@ def _account(
     return "\n".join([*lines, json.dumps(scores, indent=2)])
 
 
-def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.ndarray]:
+def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.ndarray, str]:
+    """The rows that can be scored, their labels, and what was wrong with the others."""
     table, findings = read(data, kind, scratch)
     table = without_unusable(table, findings, scratch)
     names = () if kind == "regression" else data.classes
@@ -142,7 +151,8 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
     findings.enforce(findings.kinds(), data.bad_rows, "bad_rows")
     if not known.any():
         raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
-    return table.take(pa.array(np.flatnonzero(known))), labels[known]
+    left_out = findings.summary() if findings.kinds() else ""
+    return table.take(pa.array(np.flatnonzero(known))), labels[known], left_out
 
 
 def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
@@ -154,7 +164,10 @@ def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
     if kept is None:
         return None
     rows, splits = kept
-    keys, of_run = scan(table, scratch).keys, scan(rows).keys
+    ours, held = scan(rows), np.concatenate([*splits.values()])
+    if not ours.unusable.keys().isdisjoint(held.tolist()):
+        return None  # pictures that no longer are where the run read them
+    keys, of_run = scan(table, scratch).keys, ours.keys
     used = np.concatenate([chosen for name, chosen in splits.items() if name != "test"])
     judged = np.isin(keys, of_run[splits["test"]])
     return np.where(np.isin(keys, of_run[used]), 1, 2 * judged)
@@ -234,6 +247,8 @@ def export_run(
 def _pictures(workdir: Path, model: Any) -> Examples:
     """The run's pictures; none where its data, or what it gave for them, are gone."""
     kept, none = _rows(workdir), np.arange(0)
+    if kept is not None and not _all_there(*kept):
+        kept = None
     if kept is None or not (workdir / tested.FILE).exists():
         splits, outputs = {"train": none, "test": none}, np.empty((0, len(model.class_names)))
         paths = pa.chunked_array([], pa.string())
@@ -250,6 +265,12 @@ def _pictures(workdir: Path, model: Any) -> Examples:
         judged.labels,
         judged.outputs,
     )
+
+
+def _all_there(table: pa.Table, splits: dict[str, np.ndarray]) -> bool:
+    """Whether the run's pictures still are where it read them."""
+    held = pa.array(np.concatenate([*splits.values()]))
+    return all(map(os.path.isfile, table["image"].take(held).to_pylist()))
 
 
 def _test_rows(workdir: Path) -> pa.Table | None:

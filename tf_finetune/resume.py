@@ -18,6 +18,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.checkpoints.files import Arrays, Checkpoint, CheckpointFiles, Facts
 from tf_finetune.checkpoints.saver import Saver
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.config_checks import PRECISIONS
 from tf_finetune.errors import UserError
 from tf_finetune.finished import versions
 from tf_finetune.fit.audit import may_change
@@ -112,6 +113,7 @@ class Ongoing:
         """Saves the run between two phases."""
         self.state.rows = folder.read_history(self._run)
         self.saving.middle = None
+        self._note_moving()  # also where another process writes
         self.saving.saver.save(lambda: self._packed(None))
 
     def mark_before(self) -> None:
@@ -129,13 +131,16 @@ class Ongoing:
         """Waits until all is on the disk."""
         self.saving.saver.close()
 
-    def _packed(self, middle: Middle | None) -> tuple[Arrays, Facts]:
+    def _note_moving(self) -> None:
         weights, changing = {id(v) for v in self._network.weights}, may_change(self._network)
         self._moving |= {
             place
             for place, v in enumerate(self._variables)
             if id(v) in changing or id(v) not in weights  # the states of random numbers
         }
+
+    def _packed(self, middle: Middle | None) -> tuple[Arrays, Facts]:
+        self._note_moving()
         self.state.seconds = self._before + time.perf_counter() - self._ready
         self._stop.place = self._place(middle)
         return packed(self.state, self._variables, self._moving, middle)
@@ -176,6 +181,8 @@ def begun(
         made |= {"precision": then["precision"], "micro_batch": then["micro_batch"]}
         setup.precision = then["precision"]
     else:
+        # "auto" goes by the processor, and hosts may have different ones.
+        setup.precision = PRECISIONS[told_by_chief(PRECISIONS.index(setup.precision))]
         chosen = told_by_chief(fitting_replicas(config, setup, say=say).fit.micro_batch)
         made |= {"precision": setup.precision, "micro_batch": chosen}
         folder.check_room(run, room)

@@ -42,10 +42,10 @@ class Part:
     scope: contextlib.ExitStack
     _meeting: Meeting | None
 
-    def agree(self, digest: str) -> None:
-        """Raises `UserError` unless all workers have data of this digest."""
+    def agree(self, facts: Callable[[], dict[str, str]]) -> None:
+        """Raises `UserError` unless all workers, if there are several, have these facts."""
         if self._meeting:
-            self._meeting.agree({"data": digest})
+            self._meeting.agree(facts())
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from tf_finetune.results.closer_look import look_closer
 from tf_finetune.results.judgement import judge
 from tf_finetune.results.previous import previous_outputs
 from tf_finetune.results.proofs import examples_of
-from tf_finetune.resume import Ongoing, begun
+from tf_finetune.resume import Ongoing, begun, digest
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
 from tf_finetune.whole import written_whole
@@ -106,7 +106,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 1. Data and 2. model: everything that can be wrong is found here.
     setup = set_up(config, run / "cache", data, say=say)
-    part.agree(setup.prepared.digest)
+    # What is loaded is not handed out by the strategy, as first values are.
+    part.agree(lambda: {"data": setup.prepared.digest, "weights": digest(setup.task.network)})
     previous = previous_outputs(config, setup)
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     every_format.check_model(task, formats)
@@ -208,7 +209,9 @@ def _train(
             state.untuned = state.probe or retained_scores(setup, config)
         came = run_phase(setup, config, phase, number, run, state.optimizer, say, saving, frozen)
         state.results.append(came[0])
-        state.probe = state.probe or came[1]
+        # Of a head on a tuned backbone the figures are no baseline.
+        if all(result.train == "head" for result in state.results):
+            state.probe = state.probe or came[1]
         ongoing.save()
     if frozen:
         remove_kept(run / "cache")

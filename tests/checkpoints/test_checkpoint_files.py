@@ -169,3 +169,16 @@ def test_a_library_of_the_format_reads_them(store):
     path = store.write(ARRAYS_SAVED, {})
     with safetensors.safe_open(path / ARRAYS, "numpy") as file:
         assert set(file.keys()) == ARRAYS_SAVED.keys()
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(store, monkeypatch):
+    write(store, 1)
+
+    def fails(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(safetensors.numpy, "load_file", fails)
+    with pytest.raises(UserError, match=r"000001\" cannot be read .*Nothing was removed"):
+        CheckpointFiles(store._folder).newest(lambda line: None)
+    monkeypatch.undo()
+    assert newest(store) == (1, [])

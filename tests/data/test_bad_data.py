@@ -140,3 +140,8 @@ def test_no_label_is_among_the_classes_given(tmp_path):
     path = _file(tmp_path, ["pos", "neg"] * 25)
     message = _message(tmp_path, path, classes=("Pos", "Neg"), bad_rows="drop")
     assert message.startswith("No usable row is left (50 x unknown label)")
+
+
+def test_one_number_written_in_two_ways(tmp_path):
+    message = _message(tmp_path, _file(tmp_path, ["0", "1"] * 25 + ["0.0", "1.0"] * 25))
+    assert 'both "0" and "0.0", one number written in two ways' in message

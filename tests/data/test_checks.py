@@ -119,10 +119,21 @@ def test_near_copies_are_noted_within_a_split():
     found = Findings()
     pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3], [4, 5]])
     sides = _sides(TRAIN, TRAIN, TRAIN, TEST, OUT, OUT)
-    checks.near_copies(_table(6), sides, pairs, found)
+    checks.near_copies(_table(6), sides, pairs, None, found)
     assert found.count("near duplicate") == 2
-    checks.near_copies(_table(6), sides, np.empty((0, 2), np.int64), found)
+    checks.near_copies(_table(6), sides, np.empty((0, 2), np.int64), None, found)
     assert found.count("near duplicate") == 2
+    assert found.kinds() == ("near duplicate",)
+
+
+def test_near_copies_under_other_labels_are_noted_across_splits():
+    found = Findings()
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3], [4, 5]])
+    sides = _sides(TRAIN, TRAIN, TRAIN, TEST, OUT, OUT)
+    checks.near_copies(_table(6), sides, pairs, np.array([0, 0, 1, 1, 0, 1]), found)
+    assert [row for row, _ in found["near duplicate"].rows] == [1]
+    assert found["near label conflict"].rows == [(2, 0), (3, 0)]
+    assert found["near label conflict"].action.startswith("Kept")
 
 
 def _absent(sides, labels, names, **made):
@@ -153,4 +164,5 @@ def test_a_split_made_here_must_have_a_row():
     sides = _sides(TRAIN, TRAIN, VALIDATION)
     with pytest.raises(UserError, match=r"config.data.test is 0.01 of 3 rows.*no row"):
         _absent(sides, [0.1, 0.2, 0.3], (), validation=0.3, test=0.01)
-    assert _absent(sides, [0.1, 0.2, 0.3], (), validation=0.3).kinds() == ()
+    with pytest.raises(UserError, match=r"config.data.test: no row of the test split is left"):
+        _absent(sides, [0.1, 0.2, 0.3], (), validation=0.3)

@@ -152,3 +152,10 @@ def test_a_folder_is_refused(reading, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"is a folder; words and tags are read from files"):
         reading("a.conll", CONLL, validation=str(tmp_path / "folder"))
+
+
+def test_a_no_break_space_is_part_of_a_word(reading):
+    rows, _ = reading("a.conll", "10\u00a0000 B-QTY\nkm O\n")
+    assert rows[0]["words"] == ["10\u00a0000", "km"]
+    rows, _ = reading("b.conll", "\u00a0\tNN\tO\nRome\tNP\tB-LOC\n")
+    assert rows[0]["words"] == ["\u00a0", "Rome"]

@@ -260,3 +260,23 @@ def test_the_movie_reviews(tmp_path):
         counts = np.bincount(found.labels[rows])
         assert abs(int(counts[0]) - int(counts[1])) <= 1
     assert found.findings.count("near duplicate") == 2
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_given_split_of_which_nothing_is_left_is_refused(tmp_path, split):
+    rows = _rows(100)
+    part = {name: values[:20] for name, values in rows.items()}
+    other = {name: values[20:40] for name, values in rows.items()}
+    source = {"train": {name: values[40:] for name, values in rows.items()}, split: part}
+    source |= {"test": other} if split == "validation" else {}
+    found = _prepare(tmp_path, source)
+    assert len(found.splits[split]) == 20
+    text, label = part["text"][0], part["label"][0]
+    source[split] = {"text": [text], "label": [label]}
+    source["test"] = {"text": [text, *other["text"]], "label": [label, *other["label"]]}
+    if split == "test":
+        source["test"] = {"text": [text], "label": ["no class"]}
+    with pytest.raises(
+        UserError, match=f"config.data.{split}: no row of the {split} split is left"
+    ):
+        _prepare(tmp_path, source, bad_rows="drop")

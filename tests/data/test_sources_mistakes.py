@@ -63,6 +63,12 @@ def save_csv(path, count=1):
             r"20 of 20 rows are not utf-8",
         ),
         ("a.csv", b"text,label\n,y\n,\n", {}, r"No row .*2 x empty text"),
+        (
+            "a.tsv",
+            b'text\tlabel\n"This is great.\tpos\nI loved it."\tneg\nbad\tneg\n',
+            {},
+            r"a\.tsv:2: a field in double quotes runs over several lines .*swallowed",
+        ),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', {}, r"a\.jsonl:2: not JSON"),
         ("a.jsonl", b'["a", 1]\n', {}, r"a\.jsonl:1: found \['a', 1\]"),
         ("a.jsonl", b'{"text": "a", "y": 1}\n', {}, r'no column "label".*"text", "y"'),
@@ -137,3 +143,30 @@ def test_a_failed_read_keeps_the_table_before_it(here):
         load(here, path="a.csv")
     assert os.listdir(here / "run") == ["rows.arrow"]
     assert (here / "run" / "rows.arrow").read_bytes() == before
+
+
+def test_texts_in_folders_that_cannot_be_read(here):
+    texts = here / "t" / "pos"
+    texts.mkdir(parents=True)
+    (texts / "a.txt").write_bytes(b"ab\n")
+    with pytest.raises(UserError, match=r"a\.txt.*not text in utf-16"):
+        load(here, path="t", encoding="utf-16")
+    (texts / "a.txt").unlink()
+    (texts / "b.txt").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"b\.txt.*cannot be read"):
+        load(here, path="t")
+    (here / "c.csv").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"c\.csv.*cannot be read"):
+        load(here, path="*.csv")
+
+
+def test_a_folder_beside_train_that_is_no_known_split(here):
+    for name in ("train/pos/1", "train/neg/1", "holdout/pos/1"):
+        path = here / "texts" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    with pytest.raises(UserError, match='beside it "holdout" with the same classes'):
+        load(here, path="texts")
+    (here / "texts" / "holdout").rename(here / "texts" / "testing")
+    table, _ = load(here, path="texts")
+    assert sorted(table["split"].to_pylist()) == ["", "", "test"]

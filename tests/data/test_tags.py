@@ -53,6 +53,7 @@ def test_each_scheme_becomes_iob2_and_is_said(prepared, scheme):
         said = f"They were converted to IOB2, which changed {changed} tags."
     assert said in found.tags.note
     assert said in found.report
+    assert found.tags.note.startswith(f"Tags are {scheme};")
 
 
 def test_rows_are_split_by_the_types_that_stand_in_them(prepared):

@@ -75,6 +75,12 @@ def few_rows():
     return trained(one_headed(), data, rate=1e-2, validation=data)
 
 
+def few_rows_in_parts():
+    """The same, where the replica without rows is to divide them."""
+    data = batches(NUMBERS[:19], CLASSES[:19], size=9)
+    return trained(one_headed(), data, rate=1e-2, validation=data, micro_batch=3)
+
+
 def two_outputs():
     squares = keras.losses.MeanSquaredError(reduction="sum")
     x, y = {"i": IDS, "n": NUMBERS}, {"a": CLASSES, "b": VALUES}
@@ -281,7 +287,18 @@ def added_loss():
     return _said(one_headed(Adds()))
 
 
-PARITY = (sgd, adamw, few_rows, two_outputs, parts, executions, layer_wise, norms, kept)
+PARITY = (
+    sgd,
+    adamw,
+    few_rows,
+    few_rows_in_parts,
+    two_outputs,
+    parts,
+    executions,
+    layer_wise,
+    norms,
+    kept,
+)
 ALL = (
     *PARITY,
     dropout,

@@ -12,6 +12,7 @@ import pytest
 
 from tests.distribution.processes import cluster, environment, together
 from tests.runs import classes
+from tests.tiny import tiny_task
 
 pytestmark = pytest.mark.slow
 
@@ -101,3 +102,14 @@ def test_a_port_in_use(line, tmp_path: Path) -> None:
 def test_a_wrong_tf_config(value: str, message: str, line, tmp_path: Path) -> None:
     (words,) = refused([line()], [environment(TF_CONFIG=value)], tmp_path / "run")
     assert message in words
+
+
+def test_other_weights_in_presets_of_one_name(line, tmp_path: Path) -> None:
+    """They are loaded on each host, and no strategy hands them out."""
+    for name, seed in (("here", 1), ("there", 7)):
+        (tmp_path / name).mkdir()
+        tiny_task(seed=seed).save(tmp_path / name / "tiny.keras")
+    command = line("--config.model.preset=tiny.keras", "--config.phases=probe")
+    commands = [["env", f"--chdir={tmp_path / place}", *command] for place in ("here", "there")]
+    for words in refused(commands, cluster(2), tmp_path / "run"):
+        assert "the workers differ:\n  weights is " in words

@@ -89,6 +89,7 @@ def gradual(strategy):
         sampling="balanced",
         probe_seeds=2,
         label_smoothing=0.1,
+        interpolate=0.5,
     )
 
 

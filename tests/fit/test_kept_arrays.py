@@ -1,6 +1,9 @@
 """Phases of a user's own model on arrays: what is frozen is run over them once."""
 
+import dataclasses
+
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -121,6 +124,92 @@ def test_a_model_with_a_call_of_its_own_is_not_cut():
     _, _, said = fitted(Own, [HEAD], cache=True, backbone=None)
     (line,) = [line for line in said if "not cut" in line]
     assert "Own is no functional model, but has a call of its own" in line
+
+
+def test_a_model_with_a_step_or_a_loss_of_its_own_is_not_cut():
+    class Own(keras.Sequential):
+        def compute_loss(self, *args, **options):
+            return 3 * super().compute_loss(*args, **options)
+
+    def build():
+        return Own([pictures(), keras.layers.Dense(2, name="more")])
+
+    _, result, said = fitted(build, [HEAD], cache=True)
+    _, expected, _ = fitted(build, [HEAD], cache=False)
+    assert not told(said)
+    (line,) = [line for line in said if "not cut" in line]
+    assert "because Own has a compute_loss of its own" in line
+    assert result.history[-1]["val_loss"] == expected.history[-1]["val_loss"]
+
+
+def test_a_task_that_prepares_its_own_inputs_is_not_cut():
+    converter = keras_hub.layers.ResNetImageConverter(image_size=(32, 32), scale=1 / 255)
+    preprocessor = keras_hub.models.ResNetImageClassifierPreprocessor(converter)
+
+    def build():
+        backbone = keras_hub.models.ResNetBackbone(
+            input_conv_filters=[64],
+            input_conv_kernel_sizes=[3],
+            stackwise_num_filters=[64],
+            stackwise_num_blocks=[1],
+            stackwise_num_strides=[1],
+            block_type="basic_block",
+        )
+        return keras_hub.models.ResNetImageClassifier(
+            backbone, num_classes=2, preprocessor=preprocessor
+        )
+
+    kept, _, said = fitted(build, [HEAD], cache=True, backbone=None)
+    whole, _, _ = fitted(build, [HEAD], cache=False, backbone=None)
+    assert not told(said)
+    for a, b in zip(kept.weights, whole.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
+@pytest.mark.parametrize("labels", ["dict", "list"])
+def test_outputs_in_a_list_keep_their_names(labels):
+    def build():
+        base = pictures()
+        x = base.layers[-2].output
+        outputs = [keras.layers.Dense(2, name="a")(x), keras.layers.Dense(1, name="b")(x)]
+        return keras.Model(base.input, outputs)
+
+    values = EXTRA[:, :1]
+    given = {"a": Y, "b": values} if labels == "dict" else [Y, values]
+    train, validation = (
+        (X[part], keras.tree.map_structure(lambda y, part=part: y[part], given))
+        for part in (slice(0, 60), slice(60, 90))
+    )
+    options = {"loss": {"a": LOSS, "b": "mse"}, "metrics": {"a": ["accuracy"]}}
+    options |= {"train": train, "validation": validation}
+    _, result, said = fitted(build, [HEAD], cache=True, **options)
+    _, expected, _ = fitted(build, [HEAD], cache=False, **options)
+    assert told(said)
+    assert result.history[-1].keys() == expected.history[-1].keys()
+    assert "val_a_accuracy" in result.history[-1]
+    assert result.history[-1]["val_loss"] == pytest.approx(expected.history[-1]["val_loss"], 1e-5)
+
+
+def test_the_memory_that_is_needed_goes_by_the_longest_input(monkeypatch):
+    """Not by the one whose name comes first."""
+
+    def build():
+        tokens, features = keras.Input((None,), name="tokens"), keras.Input((4,), name="features")
+        x = keras.layers.Embedding(10, 8, name="embedding")(tokens)
+        for i in range(3):
+            x = keras.layers.Conv1D(8, 3, padding="same", name=f"block_{i}_conv")(x)
+        pooled = keras.layers.GlobalAveragePooling1D()(x)
+        both = keras.layers.Concatenate()([pooled, features])
+        outputs = keras.layers.Dense(2, name="logits")(both)
+        return keras.Model({"tokens": tokens, "features": features}, outputs)
+
+    x = {"tokens": np.ones((60, 400), "int32"), "features": EXTRA[:60].repeat(2, axis=1)}
+    # Of 400 tokens 60 rows take 768 kB.
+    monkeypatch.setattr(kept_arrays, "free_bytes", lambda: 400_000)
+    phase = dataclasses.replace(LAST, learning_rate=1e-3)
+    options = {"train": (x, Y[:60]), "validation": None, "metrics": []}
+    _, _, said = fitted(build, [phase], cache=True, **options)
+    assert [line for line in said if "what is to be kept takes" in line]
 
 
 def test_what_is_random_below_the_head_is_drawn_in_each_epoch():

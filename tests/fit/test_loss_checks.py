@@ -256,3 +256,18 @@ def test_looking_leaves_the_order_of_the_data():
     known = Sparse(from_logits=True)
     unknown = run(lambda a, b: known(a, b))
     assert all(np.array_equal(a, b) for a, b in zip(run(known), unknown, strict=True))
+
+
+def test_a_model_that_ends_with_one_of_its_own_kind_trains():
+    class Head(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.logits = keras.layers.Dense(3, name="logits")
+
+        def call(self, x):
+            return self.logits(x)
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Head()(keras.layers.Dense(4, name="block_0")(inputs)))
+    loss = Sparse(from_logits=True)
+    fit_phases(model, (X, WHOLE), phases=[Phase()], loss=loss, say=lambda line: None)

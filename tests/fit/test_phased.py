@@ -12,6 +12,7 @@ import tensorflow as tf
 from tests.tiny import tiny_backbone, tiny_preprocessor, tiny_texts
 from tf_finetune import GradualUnfreezing, LayerwiseAdamW, Phase, UserError, fit_phases
 from tf_finetune.fit.audit import AuditError
+from tf_finetune.fit.objective import mode_of
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(96, 6)).astype("float32")
@@ -399,6 +400,22 @@ def test_plateau_halves_the_rate():
     assert all(math.log2(5.0 / rate).is_integer() for rate in rates)
 
 
+def test_plateau_in_a_later_phase_begins_with_its_own_rate():
+    result = fit_phases(
+        nested(),
+        TRAIN,
+        HELD_OUT,
+        [
+            Phase(train="head", epochs=1, learning_rate=1e-2),
+            Phase(epochs=2, learning_rate=1e-3, schedule="plateau"),
+        ],
+        loss=LOSS,
+        optimizer=keras.optimizers.Adam(),
+        say=lambda line: None,
+    )
+    assert result.phases[1].history[0]["learning_rate"] == pytest.approx(1e-3)
+
+
 def test_something_that_does_not_move_is_told_of_and_all_of_it_is_an_error():
     inputs = keras.Input((6,))
     x = keras.layers.Concatenate()([dense(8, "dead")(inputs), dense(8, "alive")(inputs)])
@@ -451,6 +468,10 @@ ONE = Phase(train="head")
         ([Phase(patience=1)], {"validation": None}, "has patience, but there is no validation"),
         ([Phase(schedule="plateau")], {"validation": None}, "but there is no validation"),
         ([ONE], {"validation": None, "monitor": "val_accuracy"}, "there is no validation"),
+        ([ONE], {"validation": batches(None)}, "validation has no end"),
+        ([Phase(patience=1)], {"validation": batches().take(0)}, "validation is empty"),
+        ([ONE], {"validation": iter([])}, "validation is a list_iterator"),
+        ([ONE], {"optimizer": keras.optimizers.SGD(use_ema=True)}, "with use_ema=True, whose"),
         ([ONE], {"callbacks": [GradualUnfreezing()]}, "holds a GradualUnfreezing"),
         ([ONE], {"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, 'set schedule="plateau"'),
         ([ONE], {"optimizer": "adam"}, "optimizer is str; give one keras.optimizers"),
@@ -489,3 +510,26 @@ def test_a_phase_that_diverges_says_so():
                 spike_guard=guard,
             )
         assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("max", "accuracy mean_io_u binary_io_u pearson_correlation sensitivity_at_specificity"),
+        ("max", "f1_score auc r2_score cosine_similarity dice"),
+        ("min", "loss auction_loss account_loss mean_absolute_error kl_divergence perplexity"),
+    ],
+)
+def test_whether_more_is_better_is_told_by_the_name(mode, names):
+    assert [mode_of(f"val_{name}") for name in names.split()] == [mode] * len(names.split())
+
+
+def test_a_name_that_does_not_tell_is_asked_about():
+    with pytest.raises(UserError, match=r'"val_kappa", whose name does not tell.*set mode'):
+        mode_of("val_kappa")
+
+
+def test_an_epoch_of_a_data_set_that_ends_is_whole_each_time():
+    data = tf.data.Dataset.from_tensor_slices(TRAIN).filter(lambda x, y: True).batch(16)
+    result = fit(nested(), Phase(epochs=4, learning_rate=1e-3), train=data, steps_per_epoch=4)
+    assert [row["step"] for row in result.history] == [4, 8, 12, 16]

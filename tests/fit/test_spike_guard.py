@@ -145,3 +145,17 @@ def test_the_lowered_schedule_is_saved_with_the_model(tmp_path):
 def test_mistakes(options):
     with pytest.raises(UserError, match=next(iter(options))):
         SpikeGuard(**options)
+
+
+def test_a_loss_below_zero_is_no_spike():
+    guard, identity = quiet(), keras.layers.Dense(4, kernel_initializer="identity")
+    model = keras.Sequential([keras.Input((4,)), identity])
+    model.compile(keras.optimizers.SGD(1e-3), keras.losses.CosineSimilarity())
+    data = tf.data.Dataset.from_tensor_slices((X, X)).batch(BATCH)
+    model.fit(data, shuffle=False, verbose=0, callbacks=[guard])
+    assert guard.skipped == []
+    y = X.copy()
+    y[60 * BATCH : 62 * BATCH] *= -1  # the loss is 1 there, and -1 elsewhere
+    data = tf.data.Dataset.from_tensor_slices((X, y)).batch(BATCH)
+    model.fit(data, shuffle=False, verbose=0, callbacks=[guard])
+    assert len(guard.skipped) == 0  # it is no more than the size of the loss away

@@ -87,6 +87,7 @@ def test_a_batch_too_small_for_all_replicas(monkeypatch):
     [
         (tf.data.Dataset.range(2), "localhost", "write grpc://HOST:PORT"),
         (([0], [0]), "grpc://localhost:1", "train is a tuple"),
+        (tf.data.Dataset.range(8).batch(2), "grpc://localhost:1", "nothing answers there"),
     ],
 )
 def test_a_service_that_cannot_serve(train, service, words):

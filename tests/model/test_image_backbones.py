@@ -50,7 +50,7 @@ def test_an_application_of_random_weights():
         load_pictures("keras.applications:MobilNetV2")
 
 
-def test_a_folder_of_kerashub(tmp_path):
+def test_a_folder_of_kerashub_and_the_same_from_the_hub(tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
     backbone = keras_hub.models.ResNetBackbone(
         input_conv_filters=[64],
@@ -74,6 +74,13 @@ def test_a_folder_of_kerashub(tmp_path):
     expected = PIXELS * np.array([0.1, 0.2, 0.3]) + np.array([1, 2, 3])
     np.testing.assert_allclose(scaled(loaded), expected, rtol=1e-5)
     np.testing.assert_array_equal(loaded.backbone(PIXELS), backbone(PIXELS))
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path)
+    )
+    fetched = presets.load("hf://keras/resnet_18_imagenet")
+    assert asked == ["keras/resnet_18_imagenet"]
+    np.testing.assert_array_equal(fetched.backbone(PIXELS), backbone(PIXELS))
 
 
 def resnet18(folder, **changes):
@@ -192,6 +199,10 @@ def test_names_of_text_and_of_pictures_are_told_apart(preset, tmp_path):
     assert not is_for_pictures("bert_tiny_en_uncased")
     assert is_for_pictures("resnet_18_imagenet")
     assert is_for_pictures("hf://timm/resnet18.a1_in1k")
+    assert is_for_pictures("hf://keras/resnet_18_imagenet")
+    assert is_for_pictures("kaggle://keras/resnetv1/keras/resnet_18_imagenet")
+    assert not is_for_pictures("hf://keras/bert_tiny_en_uncased")
+    assert not is_for_pictures("hf://somebody/some-bert")
     assert is_for_pictures(str(save_image_preset(tmp_path / "a.keras")))
     assert isinstance(presets.load(str(preset)), Loaded)
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "b.keras")

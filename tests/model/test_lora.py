@@ -308,3 +308,13 @@ def test_files_that_do_not_fit(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "plain")
     with pytest.raises(UserError, match="is no adapter"):
         load_adapter(model, tmp_path / "plain")
+
+
+def test_merging_keeps_every_digit_and_what_trains():
+    dense = [keras.layers.Dense(6, name=f"block_{i}", dtype="mixed_bfloat16") for i in range(2)]
+    model = keras.Sequential([keras.Input((6,)), *dense, keras.layers.Dense(2, name="logits")])
+    before, opened = values(model), [v.path for v in model.trainable_weights]
+    add_lora(model, targets="re:block")
+    merge_lora(model)
+    assert not moved(model, before)
+    assert [v.path for v in model.trainable_weights] == opened

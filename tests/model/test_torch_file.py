@@ -1,10 +1,12 @@
 import os
 import pickle
+import struct
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
-from tests.model.torch_files import write_torch
+from tests.model.torch_files import MAGIC, PROTOCOL, _Pickler, _Tensor, write_torch
 from tf_finetune.model.torch_file import TorchFileError, read_tensors
 
 ARRAYS = {
@@ -92,4 +94,16 @@ def test_other_files_are_told_apart(tmp_path):
         read_tensors(file)
     file.write_bytes(b"hello\n" * 10)
     with pytest.raises(TorchFileError, match="damaged"):
+        read_tensors(file)
+
+
+def test_the_same_numbers_have_one_size(tmp_path):
+    """Else a tensor of the larger one would reach beyond them."""
+    large, small = (_Tensor("0", np.zeros(n, "float32"), None) for n in (4000, 4))
+    file, named = tmp_path / "a.pth", OrderedDict(a=large, b=small)
+    with file.open("wb") as stream:
+        for part in (MAGIC, PROTOCOL, {"little_endian": True}, named, ["0"]):
+            _Pickler(stream, 2).dump(part)
+        stream.write(struct.pack("<q", 4) + bytes(16))
+    with pytest.raises(TorchFileError, match="the same numbers two sizes"):
         read_tensors(file)

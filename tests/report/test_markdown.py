@@ -200,6 +200,12 @@ def test_cautions_are_those_that_apply():
     assert "Fewer than 30 test rows" in text
     card["phases"] = [phase(best_epoch=0)]
     assert "No epoch of phase `tune` was better on validation" in render(card, config, prepared)
+    solved = phase(best_epoch=0)
+    solved["history"] = [row | {"penalty": 1.0} for row in solved["history"]]
+    card["phases"] = [solved]
+    assert "lower learning rate" not in render(card, config, prepared)
+    solved["best_epoch"] = len(solved["history"])
+    assert "still improving" not in render(card, config, prepared)
     text = render(*make(n=2000))
     assert "wider than ten points" not in text
     assert "still improving" not in text

@@ -129,3 +129,14 @@ def test_shares_of_classes_are_how_sure_a_model_should_be():
     for temperature in (0.5, 2.0):
         whole = calibration.log_loss("classification", logits, np.eye(3)[labels], temperature)
         assert whole == calibration.log_loss("classification", logits, labels, temperature)
+
+
+def test_of_shares_no_error_is_put_down_to_chance():
+    """They scatter less than draws of a class do."""
+    shares = np.random.default_rng(0).dirichlet([1, 1, 1], 500)
+    found = calibration.account("classification", np.log(shares), shares, 1.0)
+    assert found["after"]["ece"] == pytest.approx(0)
+    assert "by_chance" not in found
+    text = calibration.section({"calibration": found})
+    assert "by chance" not in text
+    assert "against the shares" in text

@@ -104,3 +104,25 @@ def test_what_cannot_be_tried_is_named(space, message):
 def test_a_list_of_phases_does_not_read_settings():
     with pytest.raises(UserError, match="name a recipe there"):
         read_space(config_with({}, phases=(Phase(),)))
+
+
+@pytest.mark.parametrize(
+    ("phases", "key"),
+    [
+        ("lora", "fit.learning_rate"),
+        ("lora", "fit.train"),
+        ("probe", "fit.epochs"),
+        ("full", "fit.probe_epochs"),
+        ("probe_then_tune", "fit.lora_learning_rate"),
+    ],
+)
+def test_a_setting_that_no_recipe_reads_is_refused(phases, key):
+    values = ["last:1", "all"] if key == "fit.train" else [1, 2]
+    with pytest.raises(UserError, match=f'names "{key}", which phases={phases} does not read'):
+        read_space(config_with({key: values}, phases=phases))
+    assert read_space(config_with({key: values, "phases": ["gradual", "lora"]}, phases=phases))
+
+
+def test_what_the_final_run_alone_reads_cannot_be_tuned():
+    with pytest.raises(UserError, match=r'names "fit\.interpolate"'):
+        read_space(config_with({"fit.interpolate": [0.5, 0.9]}))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import runs
 from tests.pictures import arrays_of_pictures
@@ -271,8 +272,22 @@ def test_settings_that_the_model_cannot_have_are_refused_and_the_others_tried(
     assert any("refused: config.model.sequence_length is 4096" in line for line in said), said
 
 
+def test_a_trial_that_fails_does_not_block_the_others(preset, tmp_path, quick):
+    def fail(number):
+        if number == 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
+
+    tried, said = quick(lambda number: [number / 10], fail), []
+    tune(config_of(preset), tmp_path / "run", trials=3, say=said.append)
+    assert len(tried) == 3
+    hows = [trial.user_attrs["how"] for trial in trials_of(tmp_path / "run")]
+    assert hows == ["finished", "failed", "finished"]
+    assert any("trial 2: OOM when allocating" in line for line in said)
+
+
 def test_a_mistake_of_every_trial_is_told_and_no_trial_is_spent(preset, tmp_path):
     config = config_of(preset, phases="probe", label="stars")
+    config.tune.space = {"model.dropout": [0.0, 0.1]}
     with pytest.raises(UserError, match="stars"):
         tune(config, tmp_path / "run", runs.classes(), trials=3, say=lambda line: None)
     assert trials_of(tmp_path / "run") == []

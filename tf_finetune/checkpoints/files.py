@@ -124,7 +124,12 @@ class CheckpointFiles:
             arrays, facts = _read(self._path(number))
         except UserError:
             raise
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except OSError as error:  # of the disk: it says nothing of what stands there
+            raise UserError(
+                f'The checkpoint "{self._path(number)}" cannot be read ({error}). Nothing was '
+                "removed; give the command again when it can be."
+            ) from error
+        except (ValueError, KeyError, safetensors.SafetensorError) as error:
             raise ValueError(str(error).partition("\n")[0]) from error
         return Checkpoint(number=number, arrays=arrays, facts=facts)
 
@@ -158,8 +163,11 @@ def _described(arrays: Arrays, facts: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> tuple[Arrays, Facts]:
     for name in (STATE, ARRAYS):
-        if not (path / name).is_file():
-            raise ValueError(f"{name} is missing")
+        try:  # safetensors would not say why
+            with (path / name).open("rb") as file:
+                file.read(1)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"{name} is missing") from None
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{STATE} holds no checkpoint")

@@ -180,19 +180,35 @@ def copies(
     return _remove(sides, mask, findings, (kind,), config.duplicates, "duplicates")
 
 
-def near_copies(table: pa.Table, sides: np.ndarray, pairs: np.ndarray, findings: Findings) -> None:
-    """Notes each row that is nearly equal to an earlier one of its split; none is removed.
+def near_copies(
+    table: pa.Table,
+    sides: np.ndarray,
+    pairs: np.ndarray,
+    label_ids: np.ndarray | None,
+    findings: Findings,
+) -> None:
+    """Notes rows that are nearly equal, in one split or under other labels; none is removed.
 
     Args:
         table: the rows.
         sides: (n,) int8.
         pairs: (p, 2) int64 of nearly equal rows, the earlier first.
+        label_ids: (n,) int64, equal for equal labels; None where nearly equal rows may well
+            have others, as in regression.
         findings: what to add to.
     """
-    alike = (sides[pairs[:, 0]] == sides[pairs[:, 1]]) & (sides[pairs[:, 0]] >= 0)
-    rows, index = np.unique(pairs[alike, 1], return_index=True)
-    note(findings, "near duplicate", table, rows, pairs[alike, 0][index])
-    findings.act("near duplicate", "Kept: they stand in one split, and are not exact copies.")
+    pairs = pairs[(sides[pairs] >= 0).all(axis=1)]
+    unlike = np.zeros(len(pairs), bool)
+    if label_ids is not None:
+        unlike = label_ids[pairs[:, 0]] != label_ids[pairs[:, 1]]
+    alike = ~unlike & (sides[pairs[:, 0]] == sides[pairs[:, 1]])
+    for kind, found, why in (
+        ("near duplicate", alike, "they stand in one split, and are not exact copies."),
+        ("near label conflict", unlike, "look at both, for one of the labels may be wrong."),
+    ):
+        rows, index = np.unique(pairs[found, 1], return_index=True)
+        note(findings, kind, table, rows, pairs[found, 0][index])
+        findings.act(kind, f"Kept: {why}")
 
 
 def absent_classes(
@@ -212,7 +228,7 @@ def absent_classes(
         findings: where a given split, or a multi-label one, lacks a class.
 
     Raises:
-        UserError: if a split made here lacks a class, or has no row at all.
+        UserError: if a split made here lacks a class, or one but retained has no row at all.
     """
     for side, split in enumerate(SPLITS[1:], start=1):
         rows = sides == side
@@ -221,6 +237,12 @@ def absent_classes(
                 raise UserError(
                     f"config.data.{split} is {made[split]:g} of {len(sides):,} rows, which leaves "
                     f"no row for it. Raise the fraction or add rows. {_TOGETHER}"
+                )
+            if split != "retained":
+                raise UserError(
+                    f"config.data.{split}: no row of the {split} split is left "
+                    f"({findings.summary()}). Give rows that stand in no other split, or a "
+                    "fraction, as 0.1, that is cut from the training rows."
                 )
             continue
         counts = count_classes(labels[rows], len(names)) if names else np.ones(0)

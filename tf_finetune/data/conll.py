@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tf_finetune.errors import UserError
 EXTENSIONS = (".conll", ".tsv", ".txt")
 # The group of a sentence that stands in the file itself.
 DOCUMENT = "document"
+_GAP = re.compile(r"[ \t]+")
 _DOCUMENT_START = "-DOCSTART-"
 
 
@@ -72,5 +74,10 @@ def sentences(
 
 def _cells(line: str, delimiter: str) -> list[str]:
     """The columns of a line, none of which is empty; a word may hold spaces between tabs."""
-    separator = delimiter or ("\t" if "\t" in line else None)
-    return [cell for cell in map(str.strip, line.split(separator)) if cell]
+    if not line.strip():
+        return []
+    line = line.strip("\r\n")
+    separator = delimiter or ("\t" if "\t" in line else "")
+    # A no-break space is part of a word.
+    parts = line.split(separator) if separator else _GAP.split(line)
+    return [cell for cell in (part.strip(" \t\r\n") for part in parts) if cell]

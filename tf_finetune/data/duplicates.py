@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from tf_finetune.data.rows_file import taken
+
 _BATCH = 4096
 _PERMUTATIONS = 128
 _RECALL = 0.95
@@ -82,7 +84,7 @@ def texts_of(table: pa.Table, rows: np.ndarray | None = None) -> Iterator[Texts]
         if rows is None:
             some = table.slice(begin, _BATCH)
         else:
-            some = table.take(pa.array(rows[begin : begin + _BATCH]))
+            some = taken(table, rows[begin : begin + _BATCH])
         yield from zip(*(column.to_pylist() for column in some.columns), strict=True)
 
 

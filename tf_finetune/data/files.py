@@ -82,7 +82,7 @@ def records(name: str, path: Path, config: DataConfig, columns: Columns) -> Iter
         raise UserError(
             f'"{name}" is not text in {config.encoding}: {error}. Set --config.data.encoding.'
         ) from None
-    except (IsADirectoryError, PermissionError) as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f'"{name}" cannot be read: {error.strerror}.') from None
 
 
@@ -149,6 +149,12 @@ def _csv(
                 raise UserError(
                     f"{name}:{line}: found {len(row)} fields, expected {len(header)} as in the "
                     f"header. A field that holds {_visible(delimiter)} must stand in double quotes."
+                )
+            if delimiter == "\t" and any("\t" in field and "\n" in field for field in row):
+                raise UserError(
+                    f"{name}:{line}: a field in double quotes runs over several lines and holds "
+                    "tabs, as if it had swallowed rows. A field that begins with a quote must "
+                    'stand in double quotes, its own quotes twice ("").'
                 )
             yield name, line, [row[position] for position in positions]
 

@@ -14,6 +14,7 @@ from tf_finetune.settings import DataConfig
 _MANY = 100
 _FEW_ROWS = 2
 _WHOLE = re.compile(r"[+-]?\d+")
+_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -36,6 +37,14 @@ def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
     counts = pc.value_counts(_flat(ours["shares" if "shares" in ours.column_names else "label"]))
     rows = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
     _refuse_a_column_of_values(rows, config)
+    for name in sorted(rows):
+        found = _DECIMAL.fullmatch(name)
+        if found and found[1] in rows:
+            raise UserError(
+                f'config.data.label: column "{config.label}" has both "{found[1]}" and "{name}", '
+                "one number written in two ways, which would be two classes. Write it in one way, "
+                "or list the classes in config.data.classes."
+            )
     whole = all(_WHOLE.fullmatch(name) for name in rows)
     return tuple(sorted(rows, key=(lambda name: (int(name), name)) if whole else None))
 

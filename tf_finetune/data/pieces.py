@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from tf_finetune.data.rows_file import taken
 from tf_finetune.data.tags import Tags
 from tf_finetune.data.text import TokenStore, padded_length, read_tokens
 from tf_finetune.data.words import in_pieces
@@ -108,7 +109,7 @@ def piece_store(
     encode = encode_words(preprocessor, names)
 
     def of_rows(chosen: np.ndarray) -> list[dict[str, np.ndarray]]:
-        return encode(table["words"].take(pa.array(chosen)).to_pylist())
+        return encode(taken(table.select(["words"]), chosen)["words"].to_pylist())
 
     offsets, columns = read_tokens(preprocessor, of_rows, len(table), rows, folder, digest)
     word = np.asarray(columns.pop(_WORD))

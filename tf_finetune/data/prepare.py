@@ -91,6 +91,8 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
     sides = _split(table, sides, labels, scan.keys, alike.together, made, data.seed)
     label_ids = tags.alike() if tags else np.unique(labels, axis=0, return_inverse=True)[1].ravel()
     sides = _check(table, sides, label_ids, scan.keys, alike, findings, data)
+    compared = task in ("classification", "multi_label")
+    checks.near_copies(table, sides, alike.near, label_ids if compared else None, findings)
     # A class that never has the largest share is learnt from its smaller ones.
     learnt = labels if shares is None else shares
     _refuse_what_cannot_train(sides, learnt, names, made, findings, data, tags)
@@ -203,9 +205,7 @@ def _check(
     clusters = {"leak": keys, "near leak": alike.content, "group leak": alike.groups}
     sides = checks.leaks(table, sides, clusters, findings, data)
     sides = checks.conflicts(table, sides, keys, label_ids, findings, data)
-    sides = checks.copies(table, sides, keys, label_ids, findings, data)
-    checks.near_copies(table, sides, alike.near, findings)
-    return sides
+    return checks.copies(table, sides, keys, label_ids, findings, data)
 
 
 def _refuse_what_cannot_train(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tf_finetune.errors import UserError
@@ -50,6 +51,20 @@ def write(rows: Iterable[tuple[Any, ...]], table_schema: pa.Schema, path: Path) 
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """As `table.take`, which first copies all batches of a column into one."""
+    batches = table.to_batches()
+    ends = np.cumsum([len(batch) for batch in batches])
+    which = np.searchsorted(ends, rows, side="right")
+    order, parts = np.argsort(which, kind="stable"), []
+    for some in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
+        if len(some):
+            batch, end = batches[which[some[0]]], ends[which[some[0]]]
+            parts.append(batch.take(pa.array(rows[some] - (end - len(batch)))))
+    found = pa.Table.from_batches(parts, table.schema)
+    return found if (np.diff(which) >= 0).all() else found.take(pa.array(np.argsort(order)))
 
 
 def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:

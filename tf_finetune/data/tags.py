@@ -135,7 +135,7 @@ def read_tags(table: pa.Table, data: DataConfig, findings: Findings) -> Tags:
         codes=codes.astype("int32"),
         offsets=offsets,
         known=usable,
-        note=_note(scheme, codes, prefix),
+        note=_note(_as_written(scheme, written), codes, prefix),
     )
 
 
@@ -180,6 +180,11 @@ def _scheme(prefix: np.ndarray, goes_on: np.ndarray, orphans: np.ndarray) -> str
     # In IOB1 a B- stands only where an entity follows another of its type.
     plain = bool(((prefix == _B) & ~goes_on).any())
     return "IOB1" if len(orphans) and not plain else "IOB2"
+
+
+def _as_written(scheme: str, written: Sequence[str]) -> str:
+    """BILOU is read as BIOES by other letters."""
+    return "BILOU" if scheme == "BIOES" and any(t[:2] in ("L-", "U-") for t in written) else scheme
 
 
 def _note(scheme: str, codes: np.ndarray, prefix: np.ndarray) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from tf_finetune.data.rows_file import taken
 from tf_finetune.whole import written_whole
 
 _MASK = "padding_mask"
@@ -215,5 +216,5 @@ def _write(
 def texts_of(table: pa.Table, rows: np.ndarray) -> list[list[str]]:
     """The text columns, one or two, of some rows of a table."""
     names = [name for name in ("text", "text_pair") if name in table.column_names]
-    chosen = table.select(names).take(pa.array(rows))
+    chosen = taken(table.select(names), rows)
     return [chosen[name].to_pylist() for name in names]

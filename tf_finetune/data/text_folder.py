@@ -13,7 +13,7 @@ from tf_finetune.settings import DataConfig
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
+    "test": ("test", "testing"),
 }
 
 
@@ -58,7 +58,19 @@ def split_folders(folder: Path, split: str, is_class: Callable[[Path], bool]) ->
     }
     if "train" not in inner or is_class(inner["train"]):
         return {split: folder}
+    classes = _folders(inner["train"])
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path not in inner.values() and classes & _folders(path):
+            raise UserError(
+                f'The folder "{folder}" has "{inner["train"].name}" and beside it "{path.name}" '
+                "with the same classes, which is not read: splits are called train, validation (or "
+                "val, valid, dev) and test, one folder each. Rename it, or move it away."
+            )
     return inner
+
+
+def _folders(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
 def refuse_splits(folder: str | Path, classes: Collection[str], config: DataConfig) -> None:
@@ -98,11 +110,17 @@ def _records(
     columns.find_in(f'The folder "{name}" of text files', [config.text, config.label])
     codec = codec_of(config.encoding)
     for path in texts:
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f'"{path}" cannot be read: {error.strerror}.') from None
         if b"\0" in content and not codec.startswith(("utf-16", "utf-32")):
             raise UserError(f'"{path}" is a binary file; the folder must hold plain texts.')
-        content_of = {
-            config.label: path.parent.name,
-            config.text: content.decode(codec, "surrogateescape"),
-        }
+        try:
+            text = content.decode(codec, "surrogateescape")
+        except UnicodeError as error:
+            raise UserError(
+                f'"{path}" is not text in {config.encoding}: {error}. Set --config.data.encoding.'
+            ) from None
+        content_of = {config.label: path.parent.name, config.text: text}
         yield str(path), 1, [content_of[column] for column in columns.names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -285,7 +286,7 @@ def _load_keras(file: Path) -> Any:
 
     try:
         model = keras.saving.load_model(file, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f'"{file}" cannot be read as a Keras model: {reason}') from error
     if not isinstance(model, HeadedTask):

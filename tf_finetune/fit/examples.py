@@ -129,6 +129,9 @@ def given_examples(train: Any, validation: Any, batch_size: int, steps: int | No
         if steps < 1:
             raise UserError(f"steps_per_epoch is {steps}; it must be at least 1.")
         given["steps_per_epoch"] = steps
+        if isinstance(train, tf.data.Dataset) and found != steps:
+            # Keras goes on where the epoch before ended, also at an end.
+            given["x"] = train.repeat()
     elif found < 0:
         raise UserError(
             "train does not tell how many batches it holds, and the schedule of the rate needs "
@@ -136,6 +139,7 @@ def given_examples(train: Any, validation: Any, batch_size: int, steps: int | No
         )
     elif found == 0:
         raise UserError("train is empty; give at least one batch.")
+    _check_end(validation)
     return Examples(
         train=given,
         steps=steps or found,
@@ -143,6 +147,27 @@ def given_examples(train: Any, validation: Any, batch_size: int, steps: int | No
         validation=tuple(validation) if isinstance(validation, list) else validation,
         batch_size=batch_size if isinstance(validation, tuple | list) else None,
     )
+
+
+def _check_end(validation: Any) -> None:
+    """Raises `UserError` for validation without a row, without an end, or that is no data."""
+    count = 1
+    if isinstance(validation, tf.data.Dataset):
+        count = int(validation.cardinality())
+    elif isinstance(validation, keras.utils.PyDataset):
+        found = validation.num_batches
+        count = tf.data.INFINITE_CARDINALITY if found is None else found
+    elif isinstance(validation, tuple | list) and 2 <= len(validation) <= 3:
+        count = len(keras.tree.flatten(validation[0])[0])
+    elif validation is not None:
+        raise UserError(
+            f"validation is a {type(validation).__name__}; give a batched tf.data.Dataset, a "
+            "keras.utils.PyDataset, or arrays as a tuple (x, y)."
+        )
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise UserError("validation has no end, and is read to it; give validation.take(n).")
+    if count == 0:
+        raise UserError("validation is empty; give at least one batch, or leave it out.")
 
 
 def validation_figures(model: keras.Model, examples: Examples) -> dict[str, float]:

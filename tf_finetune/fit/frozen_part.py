@@ -162,7 +162,7 @@ class FrozenPart:
                 write_features(folder, batches, len(self._all), width)
                 return True
             except (NotKept, OSError) as error:
-                if not all(made.exists() for made in wanted.values()):
+                if not so_on_all_hosts(all(made.exists() for made in wanted.values())):
                     self._give_up(wanted, error)
         return False
 

@@ -23,6 +23,18 @@ from tf_finetune.model.slicing import Cut, NotCut, Suffix, run_prefixes
 # Of the memory that is free, what may be kept there.
 _MOST = 0.5
 
+# With one of these of its own a model trains as no part of it would.
+_WAYS = (
+    "fit",
+    "evaluate",
+    "compile",
+    "train_step",
+    "test_step",
+    "compute_loss",
+    "compute_metrics",
+    "metrics",
+)
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -63,9 +75,13 @@ def kept_arrays(
     if validation is not None and not isinstance(validation, tuple):
         return None
     # What an axis of no fixed length counts as: the length that these arrays have.
-    tokens = float(flat[0].shape[1]) if flat[0].ndim > 1 else 1.0
+    tokens = float(max((x.shape[1] for x in flat if x.ndim > 1), default=1))
     (planned,) = plan_cuts(groups, [phase], tokens, features=False)
+    kind = type(groups.model)
+    own = [way for way in _WAYS if getattr(kind, way) is not getattr(keras.Model, way)]
     try:
+        if own and planned.cut:
+            raise NotCut(f"{kind.__name__} has a {own[0]} of its own")
         if planned.cut is None:
             raise NotCut(planned.why_not)
         rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_finetune.errors import UserError
 from tf_finetune.fit.data_copy import batches_of, calls_python
+from tf_finetune.model.flow import graph_of
 
 # Losses of classes by Keras's names, which a function and a class share.
 _SPARSE, _ONE_HOT, _BINARY = (
@@ -117,8 +118,8 @@ def _known(loss: Any) -> tuple[str, bool]:
 def _end_of(output: Any) -> str:
     """`softmax`, `sigmoid`, or `linear` for a layer of weights without; else empty."""
     operation = output._keras_history.operation
-    while isinstance(operation, keras.Model) and len(operation.outputs) == 1:
-        operation = operation.outputs[0]._keras_history.operation
+    while (graph := graph_of(operation)) is not None and len(graph.outputs) == 1:
+        operation = graph.outputs[0]._keras_history.operation
     activation = getattr(getattr(operation, "activation", None), "__name__", "")
     end = activation or type(operation).__name__.lower()
     if end == "linear" and not hasattr(operation, "kernel"):

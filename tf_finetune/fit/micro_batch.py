@@ -68,12 +68,13 @@ def in_parts(work: Work, batch: Any, micro_batch: int) -> tuple[list[Any], Any]:
 def _loop(part: Any, given: list[tf.Tensor], micro_batch: int) -> tuple[list[Any], list[Any]]:
     """Calls `part` on some rows after the others; its outputs added up, and joined."""
     count = tf.shape(given[0])[0]
-    parts = -(-count // micro_batch)
+    # A replica without rows of the last batch has one part without any.
+    parts = tf.maximum(-(-count // micro_batch), 1)
     added, joined = part.structured_outputs
 
     def body(i: tf.Tensor, sums: list[Any], rows: list[tf.TensorArray]) -> Any:
         start, stop = i * micro_batch, tf.minimum((i + 1) * micro_batch, count)
-        share = tf.cast(stop - start, tf.float32) / tf.cast(count, tf.float32)
+        share = tf.cast(stop - start, tf.float32) / tf.cast(tf.maximum(count, 1), tf.float32)
         more, made = part([t[start:stop] for t in given], share)
         sums = [a + b for a, b in zip(sums, more, strict=True)]
         return i + 1, sums, [row.write(i, m) for row, m in zip(rows, made, strict=True)]

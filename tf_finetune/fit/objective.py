@@ -5,11 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tf_finetune.errors import UserError
 from tf_finetune.model import heads
 from tf_finetune.model.headed import HeadedTask
 
-# Metrics that are better the larger they are; all others count as errors or losses.
-_LARGER_IS_BETTER = ("acc", "auc", "f1", "fbeta", "precision", "recall", "iou", "r2", "cosine")
+# What stands in the names of metrics that are better the larger, or the smaller, they are.
+_LARGER_IS_BETTER = (
+    *("acc", "auc", "f1", "fbeta", "precision", "recall", "iou", "io_u", "r2", "cosine", "dice"),
+    *("sensitivity", "specificity", "correlation", "true_positive", "true_negative"),
+)
+_SMALLER_IS_BETTER = (
+    *("err", "mae", "mse", "msle", "mape", "hinge", "huber", "cosh", "poisson", "divergence"),
+    *("entropy", "perplexity", "distance", "false_positive", "false_negative", "nll", "brier"),
+)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -47,5 +55,18 @@ def objective_of(task: HeadedTask, label_smoothing: float) -> Objective:
 
 
 def mode_of(monitor: str) -> str:
-    """`max` or `min`, by the usual names of metrics."""
-    return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) else "min"
+    """`max` or `min`, by the usual names of metrics.
+
+    Raises:
+        UserError: for a name that does not tell.
+    """
+    name = monitor.lower()
+    if name.endswith("loss"):
+        return "min"
+    for mode, words in (("max", _LARGER_IS_BETTER), ("min", _SMALLER_IS_BETTER)):
+        if any(word in name for word in words):
+            return mode
+    raise UserError(
+        f'monitor is "{monitor}", whose name does not tell whether more of it is better; set mode '
+        "to max or min."
+    )

@@ -22,6 +22,7 @@ from tf_finetune.fit.mixup import place_of
 from tf_finetune.fit.objective import Objective, mode_of
 from tf_finetune.fit.phase_result import PhaseResult
 from tf_finetune.fit.phased_checks import (
+    check_averages,
     check_callbacks,
     check_l2_sp,
     check_validation,
@@ -170,6 +171,8 @@ def fit_phases(
     check_l2_sp(l2_sp, optimizer)
     decay, norm = decay_and_norm(weight_decay, clip, optimizer, phases)
     fraction("ema", ema)
+    if not ema:
+        check_averages(optimizer)
     whole_number("steps_per_execution", steps_per_execution, 1)
     if precision is not None:
         one_of("precision", precision, PRECISIONS)
@@ -181,7 +184,8 @@ def fit_phases(
         mode=mode_of(monitor) if mode == "auto" else mode,
     )
     if data_service:
-        examples.train["x"] = served(train, data_service)
+        given = train if isinstance(train, tuple | list) else examples.train["x"]
+        examples.train["x"] = served(given, data_service)
     step = Step(micro_batch=micro_batch, r_drop=r_drop, mixup=mixup)
     check_batch(step, examples)
     _build(model, train)

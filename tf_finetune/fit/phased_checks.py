@@ -70,6 +70,16 @@ def decay_and_norm(
     return 0.01 if weight_decay is None else weight_decay, 1.0 if clip is None else clip
 
 
+def check_averages(optimizer: Any) -> None:
+    """Raises `UserError` for averages that the best epoch would undo."""
+    if getattr(optimizer, "use_ema", False) and not optimizer.ema_overwrite_frequency:
+        raise UserError(
+            f"optimizer is a {type(optimizer).__name__} with use_ema=True, whose averages Keras "
+            "puts in after the last epoch, where the best one takes their place; leave it out, and "
+            f"give fit_phases ema={optimizer.ema_momentum:g}."
+        )
+
+
 def fewest_epochs(phases: Sequence[Phase], trained: Sequence[Collection[int]]) -> int:
     """For how many epochs that variable trains that trains for the fewest.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.fit_settings import FitConfig
@@ -17,6 +17,37 @@ _UPDATES = 200
 _EPOCHS = (2, 20)
 # On cached features an epoch takes a moment, and a head alone seldom overfits.
 _PROBE_EPOCHS = (30, _UPDATES)
+
+_PROBE = {"probe_epochs", "probe_learning_rate"}
+_TUNE = {"train", "epochs", "learning_rate", "schedule", "layer_decay"}
+_LORA = _TUNE - {"train", "learning_rate"} | {"lora_learning_rate"}
+_READS = {
+    "probe": _PROBE,
+    "full": _TUNE,
+    "probe_then_tune": _PROBE | _TUNE,
+    "gradual": _PROBE | _TUNE,
+    "lora": _PROBE | _LORA,
+}
+
+
+def unread(recipes: Iterable[str]) -> set[str]:
+    """The settings of `config.fit` that none of these recipes reads, but others do."""
+    return (_PROBE | _TUNE | _LORA).difference(*(_READS[recipe] for recipe in recipes))
+
+
+def told_of_unread(config: FineTuneConfig) -> list[str]:
+    """One line for each setting that was changed and that nothing in the run reads."""
+    fit, defaults = config.fit, type(config.fit)()
+    named = isinstance(config.phases, str)
+    found = unread([config.phases] if named else [])
+    if config.results.probe_baseline:
+        found -= _PROBE
+    recipe = f'phases="{config.phases}"' if named else "a list of phases"
+    return [
+        f"config.fit.{name} is {getattr(fit, name)!r}, which {recipe} does not read"
+        for name in sorted(found)
+        if getattr(fit, name) != getattr(defaults, name)
+    ]
 
 
 def epochs_for(updates: int, least: int, most: int) -> int:

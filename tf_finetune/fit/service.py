@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any
 
 import tensorflow as tf
 
 from tf_finetune.errors import UserError
+
+_SECONDS = 10.0
 
 
 def served(train: Any, service: str) -> Any:
@@ -31,5 +34,13 @@ def served(train: Any, service: str) -> Any:
             f'data_service is "{service}", but train is a {type(train).__name__}, which cannot be '
             "sent there; give a tf.data.Dataset, or leave data_service out."
         )
+    host, _, port = service.removeprefix("grpc://").rpartition(":")
+    try:  # TensorFlow would try for an hour
+        socket.create_connection((host, int(port)), timeout=_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f'data_service is "{service}", but nothing answers there ({error}); start its '
+            "dispatcher, or correct the address."
+        ) from None
     policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
     return train.apply(tf.data.experimental.service.distribute(policy, service))

@@ -137,8 +137,14 @@ class SpikeGuard(keras.callbacks.Callback):
         self._go_back(batch, loss)
 
     def _is_high(self, loss: float) -> bool:
-        full = len(self._first) == _FIRST
-        return full and loss > self._spike * statistics.median(self._first)
+        if len(self._first) < _FIRST:
+            return False
+        middle, least = statistics.median(self._first), min(self._first)
+        if least > 0:
+            return loss > self._spike * middle
+        # One that comes to 0 or below has no size of its own but how far it goes.
+        size = max(abs(middle), max(self._first) - least)
+        return size > 0 and loss > middle + (self._spike - 1) * size
 
     def _loss(self) -> float:
         """Of the last batch: what it added to the epoch's mean."""

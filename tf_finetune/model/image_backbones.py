@@ -72,8 +72,10 @@ def is_for_pictures(preset: str) -> bool:
     path = Path(preset).expanduser()
     if preset == lite0.PRESET or preset.startswith((_APPLICATIONS, "hf://timm/")):
         return True
+    known = keras_hub.models.ImageClassifierPreprocessor.presets
     if is_packaged(preset) or "://" in preset:
-        return False
+        # Keras's own on a hub have their preset's name in them: `hf://keras/NAME`.
+        return not known.keys().isdisjoint(preset.split("/"))
     if path.suffix == ".pth":
         return True
     if path.suffix == ".keras":
@@ -87,7 +89,7 @@ def is_for_pictures(preset: str) -> bool:
     if (path / "config.json").is_file():
         config = folders.read_config(path)
         return "architecture" in config or _takes_pictures(config)
-    return preset in keras_hub.models.ImageClassifierPreprocessor.presets
+    return preset in known
 
 
 def load_pictures(preset: str) -> LoadedPictures:
@@ -95,7 +97,8 @@ def load_pictures(preset: str) -> LoadedPictures:
 
     Args:
         preset: `efficientnet_lite0`, the packaged one, or its weights as a `.pth` file; a
-            KerasHub preset name; `hf://timm/NAME`; a local folder with a KerasHub or timm
+            KerasHub preset name or its address on a hub (`hf://keras/NAME`); `hf://timm/NAME`;
+            a local folder with a KerasHub or timm
             model; `keras.applications:NAME`; or a `.keras` file with an `ImageTask`, a
             KerasHub image classifier, or a model that scales pixels itself.
 

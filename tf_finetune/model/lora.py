@@ -112,8 +112,12 @@ def merge_lora(model: keras.Model, *, requantize: bool = False) -> None:
         if layer.quantization_mode:
             quantised.requantize(layer)
         else:
-            adapted = layer.embeddings if hasattr(layer, "lora_embeddings_a") else layer.kernel
-            _base(layer).assign(adapted)
+            kind = "embeddings" if hasattr(layer, "lora_embeddings_a") else "kernel"
+            a, b = (getattr(layer, f"lora_{kind}_{part}") for part in "ab")
+            base = _base(layer)
+            # By hand: Keras rounds the sum to the type that the layer computes in.
+            base.assign(base + (layer.lora_alpha / layer.lora_rank) * keras.ops.matmul(a, b))
+            base.trainable = layer.trainable
         # Keras has no way back from `enable_lora`.
         for name in ("kernel", "embeddings"):
             for part in "ab":

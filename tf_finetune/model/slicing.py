@@ -245,6 +245,9 @@ class Suffix(keras.Model):
         self._cut, self.dtypes, self._end = cut, dict(dtypes), end
         self._steps = cut.suffix if end is None else _needed(cut.suffix, [end])
         self.parts = unseen((s.layer for s in self._steps if s.layer is not None), set())
+        names = getattr(cut.steps.model, "output_names", None)
+        if end is None and names:
+            self.output_names = [*names]  # Keras names losses and metrics by them
         self.built = True
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None) -> Any:

@@ -97,7 +97,10 @@ def _read(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
         isinstance(name, str) and isinstance(held, _Tensor) for name, held in tensors.items()
     ):
         raise TorchFileError("it holds something other than named tensors (a state_dict)")
-    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    storages: dict[str, _Storage] = {}
+    for tensor in tensors.values():
+        if storages.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
+            raise TorchFileError("it gives the same numbers two sizes")
     arrays: dict[str, np.ndarray] = {}
     for key in keys:
         (count,) = struct.unpack("<q", stream.read(8))

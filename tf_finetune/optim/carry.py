@@ -85,7 +85,8 @@ def another(
         )
     done = int(state.get(_ITERATIONS, 0))
     config = optimizer.get_config()
-    config["learning_rate"] = Later(schedule, done) if done else schedule
+    scheduled = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
+    config["learning_rate"] = Later(schedule, done) if done and scheduled else schedule
     return with_exclusions(type(optimizer).from_config(config), optimizer)
 
 

@@ -56,6 +56,8 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
                 f"The loss of phase `{phase['name']}` blew up {len(skipped)} times; batches were "
                 "skipped and the rate halved. A lower learning rate would do without."
             )
+        if any("penalty" in row for row in phase["history"]):
+            continue  # solved, with neither epochs nor a rate
         if phase["best_epoch"] == len(phase["history"]) > 1:
             found.append(
                 f"Phase `{phase['name']}` was still improving at its last epoch; more epochs may "

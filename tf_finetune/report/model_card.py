@@ -126,10 +126,14 @@ def _calibration(card: Mapping[str, Any]) -> str:
 def _training(card: Mapping[str, Any]) -> str:
     phases = "; ".join(
         f"{p['name']}: {p['trainable']:,} of {p['total']:,} parameters, "
-        f"{len(p['history'])} epochs, {p['seconds']:.0f} s"
+        f"{len(p['history'])} {'penalties' if _solved(p) else 'epochs'}, {p['seconds']:.0f} s"
         for p in card["phases"]
     )
     return (
         f"{phases}. Computed in {card['precision']}, {input_size(card)}. "
         "The whole account is in report.html and report.md, every setting in config.json."
     )
+
+
+def _solved(phase: Mapping[str, Any]) -> bool:
+    return any("penalty" in row for row in phase["history"])

@@ -45,7 +45,9 @@ def usage(card: Mapping[str, Any], config: FineTuneConfig, *, here: bool = False
     )
     if not export:
         why = "`results.export` is off"
-        if card.get("exports"):
+        if "saved_model" in card.get("failed_exports", {}):
+            why = "it failed; `--mode=export` tries again"
+        elif card.get("exports"):
             why = "`results.formats` does not name it"
         return text + f"\nNo SavedModel was written ({why})."
     return text + (

@@ -176,7 +176,9 @@ def recalibrated(
 def account(
     task: str, logits: np.ndarray, labels: np.ndarray, temperature: float
 ) -> dict[str, Any]:
-    """What the card says: `ece` and `log_loss` `before` and `after`, `by_chance`, the bins after.
+    """What the card says: `ece` and `log_loss` `before` and `after`, the bins after.
+
+    And `by_chance`, but for shares of classes.
 
     Args:
         task: `classification` or `multi_label`.
@@ -191,14 +193,15 @@ def account(
             "log_loss": log_loss(task, logits, labels, t),
         }
     outputs = probabilities(task, logits, temperature)
-    return found | {
-        "by_chance": by_chance(task, outputs),
-        "reliability": reliability(task, outputs, labels),
-    }
+    if np.ndim(labels) == 1 or task == "multi_label":  # how far shares scatter is not known
+        found["by_chance"] = by_chance(task, outputs)
+    return found | {"reliability": reliability(task, outputs, labels)}
 
 
 def chance(found: Mapping[str, Any]) -> str:
     """A sentence on how much of the error in `account` may be chance."""
+    if "by_chance" not in found:
+        return "It is held against the shares of the chosen classes."
     mean, most = found["by_chance"]["mean"], found["by_chance"]["most"]
     return (
         f"On so many rows probabilities that are right show {mean:.3f} by chance alone, and in 95 "

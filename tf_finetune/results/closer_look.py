@@ -12,6 +12,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
 from tf_finetune.data_checks import TOKENS
+from tf_finetune.fit import precision
 from tf_finetune.fit.feature_cache import outputs_of
 from tf_finetune.model.headed import HeadedTask
 from tf_finetune.results import calibration, frozen_features, tested
@@ -94,7 +95,9 @@ def _look_at_rows(
 def _probabilities(
     setup: Setup, task: HeadedTask, config: FineTuneConfig, rows: np.ndarray
 ) -> np.ndarray:
-    logits = outputs_of(task.network, setup.store, rows, batch_size=config.fit.eval_batch)
+    # They order rows and are shown nowhere: as the run computed is exact enough.
+    with precision.computing_in(setup.precision, task.backbone):
+        logits = outputs_of(task.network, setup.store, rows, batch_size=config.fit.eval_batch)
     return calibration.probabilities(task.kind, logits, task.temperature)
 
 

@@ -36,18 +36,21 @@ class Predicted:
     """What `predict_file` did.
 
     Attributes:
-        rows: how many predictions were written; every row of the input has one.
+        rows: how many predictions were written; every row of the input has one, but for
+            pictures that cannot be read.
         undecodable: rows with bytes that are no text in `config.data.encoding`,
             predicted from the rest unless `config.data.bad_rows` is `error`.
         output: the file; None for stdout.
         unseen: words that the model does not see, in token classification, because texts are
             too long.
+        left_out: pictures that cannot be read.
     """
 
     rows: int
     undecodable: int
     output: Path | None
     unseen: int = 0
+    left_out: int = 0
 
 
 def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[dict]:
@@ -122,6 +125,7 @@ def predict_file(
         data = of_model(config.data, model)
         source = os.fspath(input_path)
         table, findings = sources.read(data, model.kind, folder, source, labelled=False)
+        given = len(table)
         table = content.without_unusable(table, findings)
         findings.enforce(findings.kinds(), config.data.bad_rows, "bad_rows")
         if output is None:
@@ -135,7 +139,13 @@ def predict_file(
             # The rows are memory-mapped from the folder that goes away.
             os.rename(unfinished, output)
         undecodable = findings.count("undecodable bytes")
-        return Predicted(rows=len(table), undecodable=undecodable, output=output, unseen=unseen)
+        return Predicted(
+            rows=len(table),
+            undecodable=undecodable,
+            output=output,
+            unseen=unseen,
+            left_out=given - len(table),
+        )
 
 
 def check_output(output: Path | None, task: str) -> None:

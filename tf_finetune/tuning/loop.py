@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tf_finetune.assemble import set_up
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
+from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.spike_guard import Diverged
 from tf_finetune.settings import TuneConfig
 from tf_finetune.tuning.space import Space, suggested, with_values
@@ -102,6 +104,10 @@ def _one(
         how = "pruned"
     except Diverged:
         how = "diverged"
+    except (tf.errors.ResourceExhaustedError, AuditError) as error:
+        # Else the same trial would be the first one of the next call too.
+        how = "failed"
+        say(f"trial {number}: {str(error).splitlines()[0]}")
     except UserError as error:
         # What is wrong with the data, or the recipe's own settings, is so in every trial.
         _check_itself(config, cache, data)

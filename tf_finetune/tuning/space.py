@@ -10,11 +10,19 @@ from typing import Any
 
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
+from tf_finetune.fit.phases import unread
 from tf_finetune.value_checks import nearest
 
 _NAME = "config.tune.space"
-# What makes two runs incomparable, or has no better and worse.
-_FIXED = ("model.task", "fit.seed", "fit.strategy", "fit.peer_timeout")
+# What makes two runs incomparable, has no better and worse, or is the final run's alone.
+_FIXED = (
+    "model.task",
+    "fit.seed",
+    "fit.strategy",
+    "fit.peer_timeout",
+    "fit.interpolate",
+    "fit.retained_floor",
+)
 _NOISE = ("data.token_deletion", "data.token_swap", "data.token_mask")
 
 
@@ -55,6 +63,13 @@ def read_space(config: FineTuneConfig) -> Space:
     space = {key: _read(key, values) for key, values in given.items()} or default_space(config)
     for key, values in space.items():
         _check(config, key, values)
+    recipes: Any = space.get("phases", (config.phases,))
+    for name in sorted(unread(recipes)):
+        if f"fit.{name}" in space:
+            raise UserError(
+                f'{_NAME} names "fit.{name}", which phases={", ".join(recipes)} does not read, so '
+                "that all trials would be the same. Leave it out, or choose other phases."
+            )
     return space
 
 

@@ -48,7 +48,7 @@ def account(
         monitor: the figure that trials are judged by.
         settings: that were tried.
         trials: in order: `values` by setting, `figures` after each phase, `how` it ended
-            (`best`, `finished`, `pruned`, `diverged` or `refused`) and `seconds`.
+            (`best`, `finished`, `pruned`, `diverged`, `failed` or `refused`) and `seconds`.
         folder: of the final run.
         earlier: folders of final runs with what was best before.
     """

@@ -169,6 +169,17 @@ def test_damaged_archives(here):
         load(here, "half.tar.gz")
 
 
+def test_an_archive_that_is_damaged_inside(here):
+    with zipfile.ZipFile(here / "a.zip", "w", zipfile.ZIP_BZIP2) as file:
+        file.writestr("cat/a.png", png(here))
+    content = bytearray((here / "a.zip").read_bytes())
+    content[content.index(b"BZh") + 10] ^= 255  # the checksum of the block
+    (here / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r'a.zip" is not a whole archive'):
+        load(here, "a.zip")
+    assert not any((here / "cache").iterdir())
+
+
 def test_a_name_that_stands_twice(here):
     with tarfile.open(here / "a.tar", "w") as file:
         for _ in range(2):

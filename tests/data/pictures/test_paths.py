@@ -180,6 +180,20 @@ def test_whole_numbers_of_other_types(here, dtype):
     assert np.array_equal(np.stack(pixels(table)), IMAGES)
 
 
+def test_a_black_picture_is_black_whatever_its_type(here):
+    images = IMAGES.astype("float32")
+    images[2] = 0
+    assert np.array_equal(np.stack(pixels(load(here, (images, LABELS))[0])), images)
+
+
+def test_a_picture_of_pillow_that_is_cut_off_is_named(here):
+    content = (here / "pictures" / "cat" / "0000.png").read_bytes()
+    (here / "cut.png").write_bytes(content[: len(content) // 2])
+    source = ([Image.fromarray(IMAGES[0]), Image.open(here / "cut.png")], ["a", "b"])
+    with pytest.raises(UserError, match="data:2: found a picture that cannot be read"):
+        load(here, source)
+
+
 def test_pillow_pictures_are_read_as_their_files_are(here):
     wide = Image.fromarray(IMAGES[0, ..., 0].astype("uint16") * 257)
     turned = Image.fromarray(IMAGES[1])

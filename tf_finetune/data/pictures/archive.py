@@ -31,7 +31,9 @@ _NAMES = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+_DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError,
+)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -142,6 +144,10 @@ def _told(name: str) -> Iterator[None]:
     except UserError:
         raise
     except _DAMAGED as error:
+        raise UserError(f'"{name}" is not a whole archive: {error}.') from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk; what bz2 and gzip find has no number
+            raise
         raise UserError(f'"{name}" is not a whole archive: {error}.') from None
     except (RuntimeError, NotImplementedError) as error:  # a password, an unknown method
         raise UserError(f'"{name}" cannot be unpacked: {error}. Unpack it yourself.') from None

@@ -124,7 +124,10 @@ def of_python(value: Any) -> Image.Image:
         ValueError: for anything else, with the mend.
     """
     if isinstance(value, Image.Image):
-        return value.copy()
+        try:
+            return value.copy()
+        except Exception as error:  # of a file that was opened the pixels are read only here
+            raise ValueError(f"found a picture that cannot be read: {error}.") from None
     pixels = value[:, :, 0] if value.ndim == 3 and value.shape[2] == 1 else value
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not value.size:
         raise ValueError(
@@ -134,7 +137,7 @@ def of_python(value: Any) -> Image.Image:
     if pixels.dtype != np.uint8:
         low, high = float(np.min(pixels)), float(np.max(pixels))
         # Up to 1 they may be shares of the whole.
-        if low < 0 or not 1 < high <= 255 or np.any(pixels != np.round(pixels)):
+        if low < 0 or not (high == 0 or 1 < high <= 255) or np.any(pixels != np.round(pixels)):
             mend = "(x * 255).astype('uint8')" if 0 <= low <= high <= 1 else "to 0 to 255, uint8"
             raise ValueError(
                 f"pictures must be uint8, 0 to 255; found {pixels.dtype}, {low:g} to {high:g}. "
