@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.tiny import tiny_backbone, tiny_preprocessor, tiny_texts
 from tf_finetune import GradualUnfreezing, LayerwiseAdamW, Phase, UserError, fit_phases
+from tf_finetune.fit import watching
 from tf_finetune.fit.audit import AuditError
 from tf_finetune.fit.objective import mode_of
 
@@ -533,3 +534,15 @@ def test_an_epoch_of_a_data_set_that_ends_is_whole_each_time():
     data = tf.data.Dataset.from_tensor_slices(TRAIN).filter(lambda x, y: True).batch(16)
     result = fit(nested(), Phase(epochs=4, learning_rate=1e-3), train=data, steps_per_epoch=4)
     assert [row["step"] for row in result.history] == [4, 8, 12, 16]
+
+
+def test_the_guard_knows_the_loss_of_rows_that_are_not_trained_on(monkeypatch):
+    made, guard = [], watching.SpikeGuard
+
+    def seen(*args, least, **options):
+        made.append(least)
+        return guard(*args, least=least, **options)
+
+    monkeypatch.setattr(watching, "SpikeGuard", seen)
+    result = fit(nested(), Phase(train="head"), Phase())
+    assert made == [phase.start["val_loss"] for phase in result.phases]

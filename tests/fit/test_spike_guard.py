@@ -159,3 +159,21 @@ def test_a_loss_below_zero_is_no_spike():
     data = tf.data.Dataset.from_tensor_slices((X, y)).batch(BATCH)
     model.fit(data, shuffle=False, verbose=0, callbacks=[guard])
     assert len(guard.skipped) == 0  # it is no more than the size of the loss away
+
+
+def test_small_losses_of_a_model_that_fits_already_are_no_spikes():
+    """Nine times the median, and still below that of rows it was not trained on."""
+
+    def fitted(guard):
+        identity = keras.layers.Dense(1, kernel_initializer="ones", name="logits")
+        model = keras.Sequential([keras.Input((4,)), identity])
+        model.compile(keras.optimizers.SGD(1e-4), "mse")
+        y = Y + 0.1
+        y[60 * BATCH : 64 * BATCH] += 0.2
+        data = tf.data.Dataset.from_tensor_slices((X, y)).batch(BATCH)
+        model.fit(data, shuffle=False, verbose=0, callbacks=[guard])
+        return guard.skipped
+
+    assert len(fitted(quiet())) == 2
+    assert fitted(quiet(least=0.5)) == []
+    assert len(fitted(quiet(least=0.05))) == 2

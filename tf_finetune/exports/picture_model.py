@@ -57,12 +57,20 @@ import numpy as np
 import tensorflow as tf
 model, folder, result = sys.argv[1:]
 serve = tf.saved_model.load(model).signatures["serving_default"]
-found = {}
-for i, path in enumerate(json.load(open(folder + "/paths.json"))):
+paths, found = json.load(open(folder + "/paths.json")), {}
+def judge(numbers):
+    files = tf.stack([tf.io.read_file(paths[i]) for i in numbers])
     try:
-        found[str(i)] = serve(image_bytes=tf.io.read_file(path)[tf.newaxis])[result].numpy()
+        outputs = serve(image_bytes=files)[result].numpy()
     except tf.errors.InvalidArgumentError:
-        pass  # of a format that TensorFlow does not decode
+        # One is of a format that TensorFlow does not decode.
+        for i in numbers if len(numbers) > 1 else ():
+            judge([i])
+        return
+    for i, output in zip(numbers, outputs):
+        found[str(i)] = output[None]
+for start in range(0, len(paths), 32):
+    judge(range(start, min(start + 32, len(paths))))
 np.savez(folder + "/found.npz", **found)
 """
 

@@ -61,7 +61,8 @@ class SpikeGuard(keras.callbacks.Callback):
     Weights, optimiser and metrics go back to the last good state, at most 50 steps
     before; the batches since then are skipped and named, and the rate is halved for the
     rest of the training. The schedule goes on where it was. A loss is too high when two
-    batches in a row have more than `spike` times the median of the first 20. Restoring
+    batches in a row have more than `spike` times the median of the first 20, more than any of
+    these, and more than `least`. Restoring
     the last good state and skipping batches is how large models get over spikes
     (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1). While nothing spikes, the
     training is bit for bit what it is without the guard.
@@ -69,6 +70,8 @@ class SpikeGuard(keras.callbacks.Callback):
     Args:
         most: how many times it goes back; once more ends the training with an error.
         spike: a loss this many times as high as at first is too high.
+        least: a loss up to this is not; such as that of rows that are not trained on, without
+            which the small losses of a model that fits its rows already look like spikes.
         beside: callbacks whose `variables` go back too; they must stand before this one.
         say: where lines for people go.
 
@@ -86,6 +89,7 @@ class SpikeGuard(keras.callbacks.Callback):
         most: int = 3,
         spike: float = 3.0,
         *,
+        least: float = -math.inf,
         beside: Sequence[AveragedWeights] = (),
         say: Callable[[str], None] = print,
     ) -> None:
@@ -95,6 +99,7 @@ class SpikeGuard(keras.callbacks.Callback):
         if not spike > 1:
             raise UserError(f"spike is {spike}; it must be above 1.")
         self._most, self._spike, self._beside, self._say = most, spike, beside, say
+        self._least = least if math.isfinite(least) else -math.inf
         self.skipped: list[tuple[int, int, int]] = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -139,12 +144,12 @@ class SpikeGuard(keras.callbacks.Callback):
     def _is_high(self, loss: float) -> bool:
         if len(self._first) < _FIRST:
             return False
-        middle, least = statistics.median(self._first), min(self._first)
-        if least > 0:
-            return loss > self._spike * middle
+        middle, low, top = statistics.median(self._first), min(self._first), max(self._first)
+        if low > 0:
+            return loss > max(self._spike * middle, top, self._least)
         # One that comes to 0 or below has no size of its own but how far it goes.
-        size = max(abs(middle), max(self._first) - least)
-        return size > 0 and loss > middle + (self._spike - 1) * size
+        size = max(abs(middle), top - low)
+        return size > 0 and loss > max(middle + (self._spike - 1) * size, self._least)
 
     def _loss(self) -> float:
         """Of the last batch: what it added to the epoch's mean."""

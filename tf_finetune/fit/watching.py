@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,10 @@ def watching(
     best = best_of(phase, objective, start, number, workdir, whole)
     log = MetricsLog(phase.name, examples.size, workdir / "metrics.jsonl" if workdir else None)
     average = [AveragedWeights(ema)] if ema else []
-    guard = SpikeGuard(spike_guard, beside=average, say=say) if spike_guard else None
+    guard = None
+    if spike_guard:
+        least = start.get("val_loss", -math.inf)
+        guard = SpikeGuard(spike_guard, least=least, beside=average, say=say)
     # The average, then the guard: what others read is what these have mended.
     found: list[Any] = [*average, *([guard] if guard else [])]
     found += [Progress(phase.name, examples.size, examples.steps), log, best]
