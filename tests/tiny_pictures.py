@@ -1,6 +1,7 @@
 """Random models of pictures that are small enough for unit tests."""
 
 import keras
+import keras_hub
 
 from tf_finetune.model.image_task import ImageTask
 from tf_finetune.model.scaling import Scaling
@@ -33,6 +34,18 @@ def tiny_image_task(kind="classification", class_names=("circle", "square"), **o
     options = {"size": (32, 32), "dropout": 0.0, "scale": SCALING.scale} | options
     options.setdefault("offset", SCALING.offset)
     return ImageTask(backbone, None, kind, class_names, **options)
+
+
+def tiny_resnet():
+    """KerasHub's own, as small as it can be."""
+    return keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64],
+        stackwise_num_blocks=[1],
+        stackwise_num_strides=[1],
+        block_type="basic_block",
+    )
 
 
 def save_image_preset(file, **options):

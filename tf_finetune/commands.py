@@ -156,11 +156,11 @@ def _find_rate(command: Command) -> None:
 
 def _data_of_run(command: Command) -> DataConfig:
     """As `recognise.of_model`, by the run's card, before there is a model."""
-    data = command.config.data
-    file = command.workdir / CARD
+    from tf_finetune.data.pictures.recognise import as_pictures
+
+    data, file = command.config.data, command.workdir / CARD
     card = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    pictures = "image_size" in card and not data.image
-    return dataclasses.replace(data, image="image") if pictures else data
+    return as_pictures(data) if "image_size" in card else data
 
 
 def _evaluate(command: Command) -> None:

@@ -20,6 +20,7 @@ from tf_finetune.data.pictures.store import Look, PixelStore, pixel_store
 from tf_finetune.data.pieces import PieceLabels, PieceStore, lost, piece_store
 from tf_finetune.data.pipeline import Noise, Store
 from tf_finetune.data.prepare import Prepared
+from tf_finetune.data.rows_file import taken
 from tf_finetune.data.text import choose_length, facts_of, texts_of, tokenize
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.errors import UserError
@@ -205,7 +206,7 @@ class Words(Texts):
 
     def examples(self, table: pa.Table, store: Store, rows: np.ndarray) -> list[list[str]]:
         """The words."""
-        return table["words"].take(pa.array(rows)).to_pylist()
+        return taken(table.select(["words"]), rows)["words"].to_pylist()
 
 
 class Pictures:

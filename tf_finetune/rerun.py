@@ -18,6 +18,7 @@ from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
 from tf_finetune.data.content import scan, without_unusable
 from tf_finetune.data.pictures.recognise import of_model
+from tf_finetune.data.rows_file import taken
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.tags import read_tags
 from tf_finetune.data.text import texts_of
@@ -93,7 +94,7 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
         if not len(rows):
             raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
         left_out = findings.summary() if len(rows) < len(table) else ""
-        table = table.take(pa.array(rows))
+        table = taken(table, rows)
         seen = _seen(workdir, table, Path(scratch))
         found = model.predict(table["words"].to_pylist())
     truth = [[tags.names[code] for code in tags.of(row)] for row in rows.tolist()]
@@ -152,7 +153,7 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
     if not known.any():
         raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
     left_out = findings.summary() if findings.kinds() else ""
-    return table.take(pa.array(np.flatnonzero(known))), labels[known], left_out
+    return taken(table, np.flatnonzero(known)), labels[known], left_out
 
 
 def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
@@ -166,7 +167,7 @@ def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
     rows, splits = kept
     ours, held = scan(rows), np.concatenate([*splits.values()])
     if not ours.unusable.keys().isdisjoint(held.tolist()):
-        return None  # pictures that no longer are where the run read them
+        return None  # pictures that the run could read
     keys, of_run = scan(table, scratch).keys, ours.keys
     used = np.concatenate([chosen for name, chosen in splits.items() if name != "test"])
     judged = np.isin(keys, of_run[splits["test"]])
@@ -174,13 +175,21 @@ def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
 
 
 def _rows(workdir: Path) -> tuple[pa.Table, dict[str, np.ndarray]] | None:
-    """The rows of the run's data and which are of which split; None if they are gone."""
+    """The rows of the run's data, and which are of which split.
+
+    None if they are gone, or a picture of theirs is.
+    """
     cache = workdir / "cache"
     if not ((cache / SPLITS).exists() and (cache / "rows.arrow").exists()):
         return None
     with np.load(cache / SPLITS) as arrays:
         splits = dict(arrays)
-    return pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all(), splits
+    table = pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all()
+    if "image" in table.column_names:
+        held = pa.array(np.concatenate([*splits.values()]))
+        if not all(map(os.path.isfile, table["image"].take(held).to_pylist())):
+            return None
+    return table, splits
 
 
 def _caution(kind: str, seen: np.ndarray, new: dict[str, Any]) -> str:
@@ -247,8 +256,6 @@ def export_run(
 def _pictures(workdir: Path, model: Any) -> Examples:
     """The run's pictures; none where its data, or what it gave for them, are gone."""
     kept, none = _rows(workdir), np.arange(0)
-    if kept is not None and not _all_there(*kept):
-        kept = None
     if kept is None or not (workdir / tested.FILE).exists():
         splits, outputs = {"train": none, "test": none}, np.empty((0, len(model.class_names)))
         paths = pa.chunked_array([], pa.string())
@@ -267,13 +274,7 @@ def _pictures(workdir: Path, model: Any) -> Examples:
     )
 
 
-def _all_there(table: pa.Table, splits: dict[str, np.ndarray]) -> bool:
-    """Whether the run's pictures still are where it read them."""
-    held = pa.array(np.concatenate([*splits.values()]))
-    return all(map(os.path.isfile, table["image"].take(held).to_pylist()))
-
-
 def _test_rows(workdir: Path) -> pa.Table | None:
     """Some of the run's texts to test on; None if the run's data are gone."""
     kept = _rows(workdir)
-    return kept and kept[0].take(pa.array(kept[1]["test"][:PARITY_TEXTS]))
+    return kept and taken(kept[0], kept[1]["test"][:PARITY_TEXTS])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.tiny_pictures import tiny_resnet
 from tf_finetune import Phase, fit_phases
 from tf_finetune.fit import kept_arrays, planned_cuts
 
@@ -147,16 +148,8 @@ def test_a_task_that_prepares_its_own_inputs_is_not_cut():
     preprocessor = keras_hub.models.ResNetImageClassifierPreprocessor(converter)
 
     def build():
-        backbone = keras_hub.models.ResNetBackbone(
-            input_conv_filters=[64],
-            input_conv_kernel_sizes=[3],
-            stackwise_num_filters=[64],
-            stackwise_num_blocks=[1],
-            stackwise_num_strides=[1],
-            block_type="basic_block",
-        )
         return keras_hub.models.ResNetImageClassifier(
-            backbone, num_classes=2, preprocessor=preprocessor
+            tiny_resnet(), num_classes=2, preprocessor=preprocessor
         )
 
     kept, _, said = fitted(build, [HEAD], cache=True, backbone=None)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.fit.phases import phases_of, repeated
+from tf_finetune.fit.phases import phases_of, repeated, unread
 from tf_finetune.fit_settings import FitConfig
 
 
@@ -76,3 +76,27 @@ def test_few_rows_are_gone_over_more_often(updates, probe, tune):
     given = config("probe_then_tune")
     given.fit.epochs = given.fit.probe_epochs = 0
     assert [phase.epochs for phase in phases_of(given, 2, updates)] == [probe, tune]
+
+
+OTHER = {
+    "train": "all",
+    "epochs": 9,
+    "learning_rate": 3e-5,
+    "schedule": "linear",
+    "layer_decay": 0.5,
+    "probe_epochs": 9,
+    "probe_learning_rate": 3e-3,
+    "lora_learning_rate": 3e-3,
+}
+
+
+@pytest.mark.parametrize("recipe", ["probe", "full", "probe_then_tune", "gradual", "lora"])
+def test_a_recipe_reads_all_that_is_not_called_unread(recipe):
+    usual = phases_of(config(recipe), 2, 10)
+    found = set()
+    for name, value in OTHER.items():
+        changed = config(recipe)
+        setattr(changed.fit, name, value)
+        if phases_of(changed, 2, 10) == usual:
+            found.add(name)
+    assert found == unread([recipe])

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.tiny_pictures import SCALING, save_image_preset, tiny_image_backbone, tiny_image_task
+from tests.tiny_pictures import (
+    SCALING,
+    save_image_preset,
+    tiny_image_backbone,
+    tiny_image_task,
+    tiny_resnet,
+)
 from tf_finetune.errors import UserError
 from tf_finetune.model import presets
 from tf_finetune.model.backbones import Loaded
@@ -52,14 +58,7 @@ def test_an_application_of_random_weights():
 
 def test_a_folder_of_kerashub_and_the_same_from_the_hub(tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
-    backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[3],
-        stackwise_num_filters=[64],
-        stackwise_num_blocks=[1],
-        stackwise_num_strides=[1],
-        block_type="basic_block",
-    )
+    backbone = tiny_resnet()
     converter = keras_hub.layers.ResNetImageConverter(
         image_size=(48, 48), scale=[0.1, 0.2, 0.3], offset=[1, 2, 3], interpolation="lanczos3"
     )

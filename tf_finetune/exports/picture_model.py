@@ -68,7 +68,7 @@ def judge(numbers):
             judge([i])
         return
     for i, output in zip(numbers, outputs):
-        found[str(i)] = output[None]
+        found[str(i)] = output
 for start in range(0, len(paths), 32):
     judge(range(start, min(start + 32, len(paths))))
 np.savez(folder + "/found.npz", **found)

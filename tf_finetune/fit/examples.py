@@ -121,10 +121,7 @@ def given_examples(train: Any, validation: Any, batch_size: int, steps: int | No
         given, found = {"x": train}, train.num_batches or -1
         size = found * batch_size
     else:
-        raise UserError(
-            f"train is a {type(train).__name__}; give a batched tf.data.Dataset, a "
-            "keras.utils.PyDataset, or arrays as a tuple (x, y)."
-        )
+        raise _no_data("train", train)
     if steps is not None:
         if steps < 1:
             raise UserError(f"steps_per_epoch is {steps}; it must be at least 1.")
@@ -160,14 +157,18 @@ def _check_end(validation: Any) -> None:
     elif isinstance(validation, tuple | list) and 2 <= len(validation) <= 3:
         count = len(keras.tree.flatten(validation[0])[0])
     elif validation is not None:
-        raise UserError(
-            f"validation is a {type(validation).__name__}; give a batched tf.data.Dataset, a "
-            "keras.utils.PyDataset, or arrays as a tuple (x, y)."
-        )
+        raise _no_data("validation", validation)
     if count == tf.data.INFINITE_CARDINALITY:
         raise UserError("validation has no end, and is read to it; give validation.take(n).")
     if count == 0:
         raise UserError("validation is empty; give at least one batch, or leave it out.")
+
+
+def _no_data(name: str, given: Any) -> UserError:
+    return UserError(
+        f"{name} is a {type(given).__name__}; give a batched tf.data.Dataset, a "
+        "keras.utils.PyDataset, or arrays as a tuple (x, y)."
+    )
 
 
 def validation_figures(model: keras.Model, examples: Examples) -> dict[str, float]:

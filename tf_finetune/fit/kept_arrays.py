@@ -16,6 +16,7 @@ from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.memory import free_bytes
 from tf_finetune.fit.planned_cuts import plan_cuts
 from tf_finetune.fit.replicas import on_all_replicas
+from tf_finetune.fit.step_checks import own_of
 from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
 from tf_finetune.model.slicing import Cut, NotCut, Suffix, run_prefixes
@@ -77,13 +78,11 @@ def kept_arrays(
     # What an axis of no fixed length counts as: the length that these arrays have.
     tokens = float(max((x.shape[1] for x in flat if x.ndim > 1), default=1))
     (planned,) = plan_cuts(groups, [phase], tokens, features=False)
-    kind = type(groups.model)
-    own = [way for way in _WAYS if getattr(kind, way) is not getattr(keras.Model, way)]
     try:
-        if own and planned.cut:
-            raise NotCut(f"{kind.__name__} has a {own[0]} of its own")
         if planned.cut is None:
             raise NotCut(planned.why_not)
+        if own := own_of(groups.model, _WAYS):
+            raise NotCut(f"{type(groups.model).__name__} has a {own[0]} of its own")
         rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)
         needed, free = rows * planned.cut.row_bytes(tokens), free_bytes()
         if not so_on_all_hosts(free is None or needed <= _MOST * free):

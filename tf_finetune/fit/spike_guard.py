@@ -62,10 +62,9 @@ class SpikeGuard(keras.callbacks.Callback):
     before; the batches since then are skipped and named, and the rate is halved for the
     rest of the training. The schedule goes on where it was. A loss is too high when two
     batches in a row have more than `spike` times the median of the first 20, more than any of
-    these, and more than `least`. Restoring
-    the last good state and skipping batches is how large models get over spikes
-    (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1). While nothing spikes, the
-    training is bit for bit what it is without the guard.
+    these, and more than `least`. Restoring the last good state and skipping batches is how
+    large models get over spikes (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1). While
+    nothing spikes, the training is bit for bit what it is without the guard.
 
     Args:
         most: how many times it goes back; once more ends the training with an error.

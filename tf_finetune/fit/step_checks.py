@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -40,13 +40,23 @@ def check_batch(step: Step, examples: Examples) -> None:
         )
 
 
+def own_of(model: keras.Model, names: Sequence[str]) -> list[str]:
+    """Of these methods and properties of `keras.Model`, those that a model has its own of."""
+    found = []
+    for name in names:
+        theirs = getattr(keras.Model, name)
+        if isinstance(theirs, property):
+            ours = getattr(type(model), name)
+        else:
+            ours = getattr(getattr(model, name), "__func__", None)
+        if ours is not theirs:
+            found.append(name)
+    return found
+
+
 def check_step(model: keras.Model, step: Step) -> None:
     """Raises `UserError` where a model, whose `trainable` is set, cannot train by `step`."""
-    own = [
-        method
-        for method in ("train_step", "test_step", "compute_loss")
-        if getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method)
-    ]
+    own = own_of(model, ("train_step", "test_step", "compute_loss"))
     if own and replicated():
         raise UserError(
             f"the model {type(model).__name__} has a {own[0]} of its own, which would see parts of "

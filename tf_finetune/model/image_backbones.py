@@ -98,9 +98,9 @@ def load_pictures(preset: str) -> LoadedPictures:
     Args:
         preset: `efficientnet_lite0`, the packaged one, or its weights as a `.pth` file; a
             KerasHub preset name or its address on a hub (`hf://keras/NAME`); `hf://timm/NAME`;
-            a local folder with a KerasHub or timm
-            model; `keras.applications:NAME`; or a `.keras` file with an `ImageTask`, a
-            KerasHub image classifier, or a model that scales pixels itself.
+            a local folder with a KerasHub or timm model; `keras.applications:NAME`; or a `.keras`
+            file with an `ImageTask`, a KerasHub image classifier, or a model that scales pixels
+            itself.
 
     Raises:
         UserError: if there is none, it cannot be fetched, is damaged, or not for pictures.

@@ -56,8 +56,8 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
                 f"The loss of phase `{phase['name']}` blew up {len(skipped)} times; batches were "
                 "skipped and the rate halved. A lower learning rate would do without."
             )
-        if any("penalty" in row for row in phase["history"]):
-            continue  # solved, with neither epochs nor a rate
+        if solved(phase):
+            continue
         if phase["best_epoch"] == len(phase["history"]) > 1:
             found.append(
                 f"Phase `{phase['name']}` was still improving at its last epoch; more epochs may "
@@ -69,3 +69,8 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
                 "which was kept; a lower learning rate may do better."
             )
     return found
+
+
+def solved(phase: Mapping[str, Any]) -> bool:
+    """Whether a phase was solved for under several penalties: it has neither epochs nor a rate."""
+    return any("penalty" in row for row in phase["history"])

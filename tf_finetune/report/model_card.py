@@ -8,7 +8,7 @@ from typing import Any
 
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data_checks import TOKENS
-from tf_finetune.report.cautions import cautions
+from tf_finetune.report.cautions import cautions, solved
 from tf_finetune.report.markdown import figures, opening_lines, task_name
 from tf_finetune.report.usage_section import usage
 from tf_finetune.results.wording import cell, input_size, shortened
@@ -126,14 +126,10 @@ def _calibration(card: Mapping[str, Any]) -> str:
 def _training(card: Mapping[str, Any]) -> str:
     phases = "; ".join(
         f"{p['name']}: {p['trainable']:,} of {p['total']:,} parameters, "
-        f"{len(p['history'])} {'penalties' if _solved(p) else 'epochs'}, {p['seconds']:.0f} s"
+        f"{len(p['history'])} {'penalties' if solved(p) else 'epochs'}, {p['seconds']:.0f} s"
         for p in card["phases"]
     )
     return (
         f"{phases}. Computed in {card['precision']}, {input_size(card)}. "
         "The whole account is in report.html and report.md, every setting in config.json."
     )
-
-
-def _solved(phase: Mapping[str, Any]) -> bool:
-    return any("penalty" in row for row in phase["history"])

@@ -11,6 +11,7 @@ import numpy as np
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
+from tf_finetune.data.rows_file import taken
 from tf_finetune.data_checks import TOKENS
 from tf_finetune.fit import precision
 from tf_finetune.fit.feature_cache import outputs_of
@@ -116,7 +117,8 @@ def _slices(setup: Setup, config: FineTuneConfig) -> dict[str, np.ndarray]:
 
 
 def _column(setup: Setup, name: str, rows: np.ndarray) -> np.ndarray:
-    return np.array(setup.prepared.table[name].take(rows).to_pylist(), dtype=object).astype(str)
+    column = taken(setup.prepared.table.select([name]), rows)[name]
+    return np.array(column.to_pylist(), dtype=object).astype(str)
 
 
 def _mistakes(

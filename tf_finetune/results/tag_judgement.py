@@ -11,6 +11,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
 from tf_finetune.data.pieces import PieceStore
+from tf_finetune.data.rows_file import taken
 from tf_finetune.data.spans import entities, in_iob2
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.results import evaluate, tag_scores
@@ -88,7 +89,8 @@ def _store(setup: Setup) -> PieceStore:
 
 
 def _words(setup: Setup, split: str) -> list[list[str]]:
-    return setup.prepared.table["words"].take(setup.prepared.splits[split]).to_pylist()
+    prepared = setup.prepared
+    return taken(prepared.table.select(["words"]), prepared.splits[split])["words"].to_pylist()
 
 
 def _true(setup: Setup, split: str) -> list[list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tf_finetune.data.content import scan
+from tf_finetune.data.rows_file import taken
 from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
@@ -54,7 +55,7 @@ def write(
 
 def keys_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """The keys of some rows of a table."""
-    return scan(table.take(pa.array(rows))).keys
+    return scan(taken(table, rows)).keys
 
 
 def read(folder: Path) -> Tested:

@@ -143,10 +143,8 @@ def _told(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _DAMAGED as error:
-        raise UserError(f'"{name}" is not a whole archive: {error}.') from None
-    except OSError as error:
-        if error.errno is not None:  # of the disk; what bz2 and gzip find has no number
+    except (OSError, *_DAMAGED) as error:
+        if getattr(error, "errno", None) is not None:  # of the disk: bz2 and gzip have no number
             raise
         raise UserError(f'"{name}" is not a whole archive: {error}.') from None
     except (RuntimeError, NotImplementedError) as error:  # a password, an unknown method

@@ -57,9 +57,12 @@ def of_model(config: DataConfig, model: Any) -> DataConfig:
         config: whose `image` may be empty, where the model was trained on a folder.
         model: what `load_model` gives.
     """
-    if getattr(model, "column", "text") != _COLUMN or config.image:
-        return config
-    return dataclasses.replace(config, image=_COLUMN)
+    return as_pictures(config) if getattr(model, "column", "text") == _COLUMN else config
+
+
+def as_pictures(config: DataConfig) -> DataConfig:
+    """The settings with a column of pictures, `image` where none is named."""
+    return config if config.image else dataclasses.replace(config, image=_COLUMN)
 
 
 def check_kind(config: DataConfig) -> None:
