@@ -23,6 +23,7 @@ ROOMS = (
     "value_checks",
     "phase_checks",
     "data_checks",
+    "task_checks",
     "config_checks",
     "settings",
     "fit_settings",

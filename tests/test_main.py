@@ -20,7 +20,7 @@ from absl import flags
 from tf_finetune import main, quiet
 from tf_finetune.cluster.lost import PeerLost
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.stopping import Stop
 
 ROOT = Path(__file__).parent.parent
@@ -488,3 +488,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     )
     assert done.returncode in (0, 141)  # 0: all was written before the reader went
     assert done.stderr == ""
+
+
+def test_an_output_that_would_not_be_written_is_refused(finished, capsys):
+    status = main.run(
+        ["tf-finetune", "--mode=predict", f"--workdir={finished}", "a text", "--output=out.csv"]
+    )
+    assert status == 2
+    assert "--output goes with a file in --input" in capsys.readouterr().err
+
+
+def test_a_failed_export_is_one_message(calls, finished, capsys):
+    calls.fails = ExportError("The ONNX file differs.")
+    status = main.run(["tf-finetune", "--mode=export", f"--workdir={finished}"])
+    said = capsys.readouterr().err
+    assert (status, "The ONNX file differs." in said, "fault of ours" in said) == (1, True, False)

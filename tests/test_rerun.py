@@ -15,6 +15,7 @@ from tf_finetune.errors import UserError
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.parity import HARD_TEXTS
 from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.train import fine_tune
 
 NEW = {
     "text": ["good film good film", "bad bad was", "is a fine good plot", "poor poor poor bad"],
@@ -102,7 +103,8 @@ def test_rows_of_the_test_split_are_told(workdir, tmp_path):
     held = {name: table[name].take(rows).to_pylist() for name in NEW}
     both = {name: [*held[name], *NEW[name]] for name in NEW}
     said = evaluate_run(workdir, write(tmp_path / "both.csv", both))
-    assert "\n2 of them stand in the run's test split, by which it was judged already" in said
+    expected = "\n2 of them stand in the run's test or retained rows, by which it was"
+    assert expected in said
     assert (figures(said)["judged"], figures(said)["rows"]) == (2, 6)
     assert "seen" not in figures(said)
 
@@ -202,3 +204,12 @@ def test_export_to_what_is_not_ours_is_refused(workdir, tmp_path):
     with pytest.raises(UserError, match=r"mine\.txt"):
         export_run(workdir, tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["saved_model", "mine.txt"]
+
+
+def test_retained_rows_are_none_that_the_run_was_trained_on(preset, tmp_path):
+    old = write(tmp_path / "old.csv", NEW)
+    config = runs.config_for(preset, phases="probe", probe_epochs=1, retained=old)
+    fine_tune(config, tmp_path / "run", runs.classes(), say=lambda line: None)
+    said = evaluate_run(tmp_path / "run", old)
+    assert "4 of them stand in the run's test or retained rows" in said
+    assert "trained or was chosen on" not in said

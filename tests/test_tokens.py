@@ -8,9 +8,8 @@ import pytest
 from tests.mistakes import refusal
 from tests.tokens import sentences, token_config, write_conll
 from tf_finetune import main
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports.load import load_model
-from tf_finetune.exports.parity import ExportError
 from tf_finetune.exports.tag_model import _difference
 from tf_finetune.rerun import evaluate_run, export_run
 from tf_finetune.results.compare import compare

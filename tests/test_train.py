@@ -15,10 +15,9 @@ from tests import runs
 from tests.runs import config_for
 from tf_finetune.assemble import set_up
 from tf_finetune.config import FineTuneConfig, Phase
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
-from tf_finetune.exports.parity import ExportError
 from tf_finetune.model import backbones
 from tf_finetune.plan import plan
 from tf_finetune.rerun import export_run

@@ -16,7 +16,7 @@ from tf_finetune.data import sources
 from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import Prepared, prepare
 from tf_finetune.data.tags import tag_names
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.fit import precision
 from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.distribution import check_batch_norms
@@ -25,7 +25,8 @@ from tf_finetune.fit.recompute import check_recomputable
 from tf_finetune.fit.step_checks import check_noise, check_step
 from tf_finetune.fit.steps import step_of
 from tf_finetune.fit.strategy import check_global_batch
-from tf_finetune.inputs import Inputs, inputs_of
+from tf_finetune.inputs.choose import inputs_of
+from tf_finetune.inputs.kind import Inputs
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import drops, frozen_dropout_off, set_trainable
 from tf_finetune.model.headed import HeadedTask
@@ -91,15 +92,15 @@ def set_up(
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, cache, data)
     np.savez(cache / SPLITS, **prepared.splits)  # type: ignore[arg-type]
-    updates = math.ceil(len(prepared.splits["train"]) / config.fit.global_batch)
-    phases = phases_of(config, blocks, updates)
     counts = ", ".join(f"{name} {len(rows):,}" for name, rows in prepared.splits.items())
     say(f"data: {counts} rows; classes: {', '.join(prepared.class_names) or 'none'}"[:200])
     if prepared.tags:
         say(prepared.tags.note)
-    store = inputs.store(prepared, cache)
-    labels = inputs.labels(prepared, store, say)
     targets = prepared.labels[prepared.splits["train"]]
+    prepared, store = inputs.joined(prepared, inputs.store(prepared, cache), say)
+    labels = inputs.labels(prepared, store, say)
+    updates = math.ceil(len(prepared.splits["train"]) / config.fit.global_batch)
+    phases = phases_of(config, blocks, updates)
     task = task_of(config, inputs, prepared.class_names, targets, phases, say=say)
     groups = layer_groups(task.network, task.backbone)
     noisy, opened = [], []
@@ -120,7 +121,9 @@ def set_up(
         check_recomputable(groups)
     anchors = anchors_of(groups, phases, config.fit.l2_sp, "config.fit.l2_sp")
     chosen = precision.resolve(config.fit.precision, pictures=isinstance(task, ImageTask))
-    head = f"{config.model.pooling} pooling" if task.one_vector else "a head on each word"
+    head = {TOKENS: "a head on each word", LANGUAGE: "its own head"}.get(
+        task.kind, f"{config.model.pooling} pooling"
+    )
     say(f"model: {config.model.preset}, {head}, {inputs.words}, {chosen}")
     return Setup(
         prepared=prepared,
@@ -177,6 +180,6 @@ def _head_of(
         "class_names": tuple(class_names) or (config.data.label,),
         "pooling": model.pooling,
         "dropout": model.dropout,
-        "target_mean": float(targets.mean()) if regression else 0.0,
-        "target_std": float(targets.std()) if regression else 1.0,
+        "target_mean": float(targets.mean(dtype="float64")) if regression else 0.0,
+        "target_std": float(targets.std(dtype="float64")) if regression else 1.0,
     }

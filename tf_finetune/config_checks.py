@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tf_finetune.data_checks import NOISE, TOKENS, check_data
+from tf_finetune.data_checks import LANGUAGE, NOISE, TOKENS, check_data
 from tf_finetune.errors import UserError
 from tf_finetune.phase_checks import SCHEDULES, check_selector, check_tunes_blocks
+from tf_finetune.task_checks import check_task
 from tf_finetune.value_checks import (
     at_least,
     at_most_batch,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tf_finetune.config import FineTuneConfig
     from tf_finetune.fit_settings import FitConfig
 
-TASKS = ("classification", "multi_label", "regression", TOKENS)
+TASKS = ("classification", "multi_label", "regression", TOKENS, LANGUAGE)
 POOLINGS = ("first", "mean", "max", "backbone")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CACHE_PRECISIONS = ("computed", "float32", "bfloat16", "float16")
@@ -43,13 +44,6 @@ STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 _LEAST_TOKENS = 8
 _LEAST_PIXELS = 8
 _AUGMENTATION = ("augment", "flip")
-# What has no meaning where each word has a label, or is not made for it, by section.
-_NOT_OF_TOKENS = {
-    "data": ("tfds", "text_pair", "image", "retained", *NOISE),
-    "model": ("pooling",),
-    "fit": ("mixup", "r_drop", "probe_solver", "probe_seeds", "strategy"),
-    "results": ("formats", "previous"),
-}
 
 
 def check_values(config: FineTuneConfig) -> None:
@@ -62,8 +56,7 @@ def check_values(config: FineTuneConfig) -> None:
     at_least("config.fit.cache_memory", fit.cache_memory, 0)
     one_of("config.fit.strategy", fit.strategy, STRATEGIES)
     check_data(config.data, model.task)
-    if model.task == TOKENS:
-        _check_tokens(config)
+    check_task(config, _trained(config))
     if not model.preset:
         raise UserError("config.model.preset is empty; name a preset, a folder or `minilm`.")
     if model.sequence_length and model.sequence_length < _LEAST_TOKENS:
@@ -139,19 +132,6 @@ def check_values(config: FineTuneConfig) -> None:
     _check_solver(fit, trained)
     if fit.label_smoothing and model.task == "regression":
         raise UserError("config.fit.label_smoothing has no meaning for regression; set it to 0.")
-
-
-def _check_tokens(config: FineTuneConfig) -> None:
-    for section, fields in _NOT_OF_TOKENS.items():
-        settings = getattr(config, section)
-        defaults = type(settings)()
-        for field in fields:
-            value, default = getattr(settings, field), getattr(defaults, field)
-            if value != default:
-                raise UserError(
-                    f"config.{section}.{field} is {value!r}, which is not for "
-                    f"config.model.task={TOKENS}; leave it at {default!r}."
-                )
 
 
 def _check_mixing(fit: FitConfig) -> None:
@@ -247,12 +227,13 @@ def _trained(config: FineTuneConfig) -> list[str]:
     if not isinstance(config.phases, str):
         return [phase.train for phase in config.phases]
     tuned = config.fit.train
+    probe = [] if config.model.task == LANGUAGE else ["head"]
     return {
         "probe": ["head"],
         "full": [tuned],
         "probe_then_tune": ["head", tuned],
-        "gradual": ["head", "last:1", tuned],
-        "lora": ["head", "lora"],
+        "gradual": [*probe, "last:1", tuned],
+        "lora": [*probe, "lora"],
     }[config.phases]
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tf_finetune.settings import DataConfig
 
 TOKENS = "token_classification"
+LANGUAGE = "causal_lm"
 POLICIES = ("error", "drop", "warn")
 AUGMENTS = ("none", "light", "medium", "strong")
 NOISE = ("token_deletion", "token_swap", "token_mask")
@@ -76,8 +77,8 @@ def _check_classes(data: DataConfig, task: str) -> None:
             f"config.data.soft_labels is True, but config.model.task is {task}; shares of classes "
             "belong to a classification."
         )
-    if data.classes and task == "regression":
-        raise UserError("config.data.classes has no meaning for regression; leave it empty.")
+    if data.classes and task in ("regression", LANGUAGE):
+        raise UserError(f"config.data.classes has no meaning for {task}; leave it empty.")
     if len(set(data.classes)) < len(data.classes):
         raise UserError(f"config.data.classes names a class twice: {', '.join(data.classes)}.")
     if task == TOKENS and any(name[:2] in ("B-", "I-") or name == "O" for name in data.classes):

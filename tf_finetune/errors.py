@@ -1,4 +1,4 @@
-"""The one exception that says: the user can mend this."""
+"""The exceptions that the command line explains in a message of their own."""
 
 
 class UserError(ValueError):
@@ -8,3 +8,7 @@ class UserError(ValueError):
     allowed and how to mend it. The command line prints it alone, without a
     traceback, and leaves with exit status 2.
     """
+
+
+class ExportError(RuntimeError):
+    """An export could not be proved equal to the model; none was left behind."""

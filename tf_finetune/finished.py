@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from tf_finetune import workdir as folder
+from tf_finetune.assemble import SPLITS
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.prepare import prepare
 from tf_finetune.errors import UserError
@@ -43,6 +48,24 @@ def load_result(workdir: Path) -> FitResult:
         model=load_model(workdir),
         workdir=workdir,
     )
+
+
+def rows_of_run(workdir: Path) -> tuple[pa.Table, dict[str, np.ndarray]] | None:
+    """The rows of the run's data, and which are of which split.
+
+    None if they are gone, or a picture of theirs is.
+    """
+    cache = workdir / "cache"
+    if not ((cache / SPLITS).exists() and (cache / "rows.arrow").exists()):
+        return None
+    with np.load(cache / SPLITS) as arrays:
+        splits = dict(arrays)
+    table = pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all()
+    if "image" in table.column_names:
+        held = pa.array(np.concatenate([*splits.values()]))
+        if not all(map(os.path.isfile, table["image"].take(held).to_pylist())):
+            return None
+    return table, splits
 
 
 def check_same_data(workdir: Path, config: FineTuneConfig, data: Any) -> None:

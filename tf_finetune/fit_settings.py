@@ -51,6 +51,8 @@ class FitConfig:
         micro_batch: examples of a batch that go through the network at a time, for less
             memory; an update still takes `global_batch`. 0 means all at once, or as many
             as fit where memory is scarce; -1 has that tried out in any case.
+        packing: of causal_lm, put several training rows, up to the sequence length together,
+            into one, in which none sees another; `global_batch` then counts these.
         eval_batch: examples a step in evaluation.
         steps_per_execution: updates in one call of TensorFlow, which saves time where they
             are short; the run is looked at, and saved, at the end of each call.
@@ -58,8 +60,9 @@ class FitConfig:
             as often as takes less than 2% of the time.
         gradient_checkpointing: compute the activations of each block again in the backward
             pass instead of keeping them: less memory, the same weights, more time.
-        precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the
-            processor multiplies it natively. Variables are always float32.
+        precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the GPU, or else
+            the processor, multiplies it natively, but float32 for pictures on a processor.
+            Variables are always float32.
         interpolate: share of the tuned weights in those that a run ends with, beside those
             before tuning, so that less is forgotten (WiSE-FT); where more than the head was
             trained, and no adapters, and where validation loss does not rise by it. 1 ends
@@ -107,6 +110,7 @@ class FitConfig:
     patience: int = 0
     global_batch: int = 32
     micro_batch: int = 0
+    packing: bool = False
     eval_batch: int = 128
     steps_per_execution: int = 1
     save_every: int = 0

@@ -9,6 +9,7 @@ import numpy as np
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.pipeline import evaluation_dataset
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation, interpolate, step_back
@@ -69,9 +70,16 @@ def interpolate_run(
     return found
 
 
-def retained_scores(setup: Setup, config: FineTuneConfig) -> Scores:
-    """What the network, as it is, gives for the retained rows."""
-    rows = {"retained": setup.prepared.splits["retained"]}
+def untuned_scores(setup: Setup, config: FineTuneConfig) -> Scores:
+    """What the network, as it is, gives for the rows that tell what tuning changed.
+
+    They are the retained ones, and for a language model, which can respond before, the test
+    rows. None where there are no such rows.
+    """
+    names = ["test"] if setup.task.kind == LANGUAGE else ["retained"]
+    rows = {name: one for name, one in setup.prepared.splits.items() if name in names}
+    if not rows:
+        return {}
     logits = held_out(setup.task.network, setup.store, rows, config.fit.eval_batch)
     return activated(setup.task.kind, logits)
 

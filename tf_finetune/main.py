@@ -28,7 +28,7 @@ from tf_finetune.cluster.lost import LOST_STATUS, PeerLost
 from tf_finetune.commands import MODES, Command, carry_out
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.paths import expand
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
 from tf_finetune.stopping import Stop, Stopped, ask_on_sigterm, ignore_sigterm
@@ -81,6 +81,8 @@ def run(argv: Sequence[str] | None = None) -> int:
             atexit.register(os._exit, status)  # TensorFlow's threads are in the middle of work
     except UserError as error:
         message, status = str(error), 2
+    except ExportError as error:
+        message, status = str(error), 1
     except PeerLost as error:
         message, status = str(error), LOST_STATUS
         if own_process:
@@ -229,6 +231,11 @@ def _check_use(values: flags.FlagValues, texts: list[str]) -> None:
         raise UserError(f'unexpected "{texts[0]}": --mode={mode} takes flags alone, see --help.')
     if mode == "predict" and bool(values.input) == bool(texts):
         raise UserError("--mode=predict needs either texts or a file of them in --input.")
+    if mode == "predict" and values.output and texts:
+        raise UserError(
+            "--output goes with a file in --input; predictions of texts on the command line are "
+            "printed."
+        )
     if values.input:
         expand(values.input, "--input")
 

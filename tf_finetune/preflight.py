@@ -32,7 +32,7 @@ from tf_finetune.fit.memory import free_bytes, picture_update_bytes, update_byte
 from tf_finetune.fit.objective import objective_of
 from tf_finetune.fit.recompute import recomputed_blocks
 from tf_finetune.fit.steps import step_of, training_by
-from tf_finetune.inputs import loaded_inputs
+from tf_finetune.inputs.choose import loaded_inputs
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 from tf_finetune.optim.l2_sp import anchors_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,29 +11,32 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tf_finetune.assemble import SPLITS
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
 from tf_finetune.data.content import scan, without_unusable
 from tf_finetune.data.pictures.recognise import of_model
+from tf_finetune.data.responses import response_store
 from tf_finetune.data.rows_file import taken
 from tf_finetune.data.sources import read, unsplit
-from tf_finetune.data.tags import read_tags
+from tf_finetune.data.tags import ORPHAN, read_tags
 from tf_finetune.data.text import texts_of
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.parity import PARITY_TEXTS
 from tf_finetune.exports.picture_graphs import Examples
+from tf_finetune.finished import rows_of_run
 from tf_finetune.fit import precision
-from tf_finetune.inputs import check_scorer
+from tf_finetune.fit.feature_cache import surprise_of_responses
+from tf_finetune.inputs.words import check_scorer
 from tf_finetune.report import export_section, markdown
 from tf_finetune.results import evaluate, tested
 from tf_finetune.results.proofs import picture_examples
+from tf_finetune.results.response_scores import score_responses
 from tf_finetune.results.tag_scores import score_tags
-from tf_finetune.results.wording import NAMES, with_interval
+from tf_finetune.results.wording import NAMES, decisive, with_interval
 from tf_finetune.settings import DataConfig
 from tf_finetune.workdir import CARD, check_finished, read_config
 
@@ -59,10 +61,10 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     Raises:
         UserError: if the run is not finished, or the data do not fit it.
     """
-    check_finished(Path(workdir))
+    check_finished(workdir)
     config = read_config(workdir)
     if path is None:
-        return markdown.summary(json.loads((Path(workdir) / CARD).read_text()), Path(workdir))
+        return markdown.summary(json.loads((workdir / CARD).read_text()), workdir)
     model = load_model(workdir)
     kind = config.model.task
     data = of_model(unsplit(data or config.data, path), model)
@@ -70,6 +72,8 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
         check_scorer()
         data.classes = tuple(name[2:] for name in model.class_names[1::2])
         return _evaluate_tags(Path(workdir), config, model, data)
+    if kind == LANGUAGE:
+        return _evaluate_responses(Path(workdir), config, model, data)
     data.classes = model.class_names
     with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
         table, labels, left_out = _labelled(data, kind, Path(scratch))
@@ -93,21 +97,38 @@ def _evaluate_tags(workdir: Path, config: FineTuneConfig, model: Any, data: Data
         rows = np.flatnonzero(tags.known)
         if not len(rows):
             raise UserError(f'"{data.path}" has no row to evaluate on ({findings.summary()}).')
-        left_out = findings.summary() if len(rows) < len(table) else ""
+        # With `warn` entities that nothing begins are kept.
+        kinds = [k for k in findings.kinds() if (k, data.bad_rows) != (ORPHAN, "warn")]
+        left_out = findings.summary(kinds) if kinds else ""
         table = taken(table, rows)
-        seen = _seen(workdir, table, Path(scratch))
-        found = model.predict(table["words"].to_pylist())
+        seen, chosen, unseen = _seen(workdir, table, Path(scratch)), list[list[str]](), 0
+        for start in range(0, len(table), _CHUNK):
+            found = model.predict(table["words"].slice(start, _CHUNK).to_pylist())
+            chosen += [one.tags for one in found]
+            unseen += sum(one.unseen for one in found)
     truth = [[tags.names[code] for code in tags.of(row)] for row in rows.tolist()]
-    chosen = [one.tags for one in found]
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
 
     def score(rows: np.ndarray) -> dict[str, Any]:
         return score_tags([truth[i] for i in rows], [chosen[i] for i in rows], **how)
 
-    unseen = sum(one.unseen for one in found)
     return _account(
         data.path, TOKENS, workdir, len(rows), seen, score, left_out, unseen_words=unseen
     )
+
+
+def _evaluate_responses(workdir: Path, config: FineTuneConfig, model: Any, data: DataConfig) -> str:
+    with tempfile.TemporaryDirectory(prefix="tf_finetune-evaluate-") as scratch:
+        table, _, left_out = _labelled(data, LANGUAGE, Path(scratch))
+        seen, rows = _seen(workdir, table, Path(scratch)), np.arange(len(table))
+        store = response_store(model.preprocessor, table, rows, Path(scratch), "")
+        counts = surprise_of_responses(model.network, store, rows, batch_size=config.fit.eval_batch)
+
+    def score(rows: np.ndarray) -> dict[str, Any]:
+        how = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
+        return score_responses(counts[rows], **how)
+
+    return _account(data.path, LANGUAGE, workdir, len(table), seen, score, left_out)
 
 
 def _account(
@@ -131,8 +152,8 @@ def _account(
     if judged := int((seen == 2).sum()):
         scores |= {"judged": judged}
         lines.append(
-            f"{judged:,} of them stand in the run's test split, by which it was judged already: "
-            "whatever is chosen by these figures has no test any more."
+            f"{judged:,} of them stand in the run's test or retained rows, by which it was judged "
+            "already: whatever is chosen by these figures has no test any more."
         )
     if (used := seen == 1).any():
         new = {} if used.all() else score(np.flatnonzero(~used))
@@ -145,7 +166,7 @@ def _labelled(data: DataConfig, kind: str, scratch: Path) -> tuple[pa.Table, np.
     """The rows that can be scored, their labels, and what was wrong with the others."""
     table, findings = read(data, kind, scratch)
     table = without_unusable(table, findings, scratch)
-    names = () if kind == "regression" else data.classes
+    names = () if kind in ("regression", LANGUAGE) else data.classes
     labels, known = label_column.encode(table, kind, names)
     for row in np.flatnonzero(~known).tolist():
         findings.add("unknown label", place(table, row), label_column.told(table, row))
@@ -161,42 +182,28 @@ def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
 
     0 is nothing, 1 that it was trained or chosen on them, and 2 that it was judged by them.
     """
-    kept = _rows(workdir)
+    kept = rows_of_run(workdir)
     if kept is None:
         return None
     rows, splits = kept
-    ours, held = scan(rows), np.concatenate([*splits.values()])
+    # What was seen of the run's pictures is kept there.
+    ours, held = scan(rows, workdir / "cache"), np.concatenate([*splits.values()])
     if not ours.unusable.keys().isdisjoint(held.tolist()):
         return None  # pictures that the run could read
     keys, of_run = scan(table, scratch).keys, ours.keys
-    used = np.concatenate([chosen for name, chosen in splits.items() if name != "test"])
-    judged = np.isin(keys, of_run[splits["test"]])
+    # By retained rows a run is judged; it is chosen by them where there is a floor.
+    floor = read_config(workdir).fit.retained_floor > 0
+    judges = [name for name in splits if name == "test" or (name == "retained" and not floor)]
+    used = np.concatenate([chosen for name, chosen in splits.items() if name not in judges])
+    judged = np.isin(keys, of_run[np.concatenate([splits[name] for name in judges])])
     return np.where(np.isin(keys, of_run[used]), 1, 2 * judged)
-
-
-def _rows(workdir: Path) -> tuple[pa.Table, dict[str, np.ndarray]] | None:
-    """The rows of the run's data, and which are of which split.
-
-    None if they are gone, or a picture of theirs is.
-    """
-    cache = workdir / "cache"
-    if not ((cache / SPLITS).exists() and (cache / "rows.arrow").exists()):
-        return None
-    with np.load(cache / SPLITS) as arrays:
-        splits = dict(arrays)
-    table = pa.ipc.open_file(pa.memory_map(str(cache / "rows.arrow"))).read_all()
-    if "image" in table.column_names:
-        held = pa.array(np.concatenate([*splits.values()]))
-        if not all(map(os.path.isfile, table["image"].take(held).to_pylist())):
-            return None
-    return table, splits
 
 
 def _caution(kind: str, seen: np.ndarray, new: dict[str, Any]) -> str:
     used = "stand in the data that the run trained or was chosen on"
     if not new:
         return f"All of them {used}: these figures say little about new texts."
-    name = "f1" if kind == TOKENS else evaluate.INTERVALS[kind][0]
+    name = decisive({"task": kind})
     return (
         f"{seen.sum():,} of them {used}; on the other {(~seen).sum():,}: {NAMES[name]} "
         f"{with_interval(new, name)}"
@@ -255,7 +262,7 @@ def export_run(
 
 def _pictures(workdir: Path, model: Any) -> Examples:
     """The run's pictures; none where its data, or what it gave for them, are gone."""
-    kept, none = _rows(workdir), np.arange(0)
+    kept, none = rows_of_run(workdir), np.arange(0)
     if kept is None or not (workdir / tested.FILE).exists():
         splits, outputs = {"train": none, "test": none}, np.empty((0, len(model.class_names)))
         paths = pa.chunked_array([], pa.string())
@@ -276,5 +283,5 @@ def _pictures(workdir: Path, model: Any) -> Examples:
 
 def _test_rows(workdir: Path) -> pa.Table | None:
     """Some of the run's texts to test on; None if the run's data are gone."""
-    kept = _rows(workdir)
+    kept = rows_of_run(workdir)
     return kept and taken(kept[0], kept[1]["test"][:PARITY_TEXTS])

@@ -29,7 +29,7 @@ class RunState:
             `micro_batch`.
         results: of the phases that have ended, but for a baseline's.
         probe: what the head alone gave.
-        untuned: what the network gave for retained rows before tuning.
+        untuned: what the network gave before tuning, for `interpolated.untuned_scores`.
         optimizer: what is carried from phase to phase.
         before: the network's weights before tuning, by number, where they were not those
             that the run began with; None before it begins, or where they are not needed.

@@ -24,12 +24,13 @@ class DataConfig:
             and a tab for `.tsv`.
         encoding: of text files.
         where: `COLUMN=VALUE` keeps only the rows with that value.
-        text: the column that holds the text; for token classification a list of words.
+        text: the column that holds the text; for token classification a list of words, for
+            causal_lm the prompt.
         text_pair: the column of a second text, for tasks on pairs.
         image: the column that holds the path of a picture, from the data file's folder on;
             in place of `text`. Folders by class, archives and arrays of pictures need none.
         label: the column that holds the label; for token classification a list of tags, in
-            IOB1, IOB2, BIOES or BILOU.
+            IOB1, IOB2, BIOES or BILOU; for causal_lm the response.
         label_separator: between the labels of one row in a multi-label column.
         soft_labels: the label column of a classification holds shares of classes, as
             `{"good": 0.7, "bad": 0.3}`; in arrays a column of shares for each class. They, or
@@ -57,7 +58,7 @@ class DataConfig:
             unknown label.
         near_duplicates: Jaccard similarity of word 3-grams from which two texts count
             as near duplicates, 0 to 1, or how alike two pictures look; 0 turns the search
-            off.
+            off, which is made for at most 200,000 different rows.
         token_deletion: chance of a training token to be left out, anew in each epoch,
             0 to 1; not while the frozen backbone's outputs are cached.
         token_swap: share of a training text's tokens that change places, likewise.
@@ -114,8 +115,9 @@ class ModelConfig:
         preset: a KerasHub preset name, `hf://OWNER/NAME`, a local Hugging Face or
             KerasHub folder, a `.keras` file, or `minilm` (the packaged one). For pictures
             also `keras.applications:NAME`, a timm folder, or `efficientnet_lite0` (packaged).
-        task: `classification` (one label a row), `multi_label`, `regression`, or
-            `token_classification` (one tag a word, as for names of people and places).
+        task: `classification` (one label a row), `multi_label`, `regression`,
+            `token_classification` (one tag a word, as for names of people and places), or
+            `causal_lm` (a language model learns to respond to prompts).
         pooling: how token states, or the places of a picture, become one vector: `first`,
             `mean`, `max`, or `backbone` for the backbone's own pooled output.
         dropout: rate in front of the head's last layer, 0 to 1.

@@ -16,8 +16,9 @@ from tf_finetune import workdir as folder
 from tf_finetune.assemble import Setup, set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.data.pipeline import told
+from tf_finetune.errors import ExportError
 from tf_finetune.exports import every_format
-from tf_finetune.exports.parity import ExportError
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
@@ -26,7 +27,7 @@ from tf_finetune.fit.interpolation import interpolates
 from tf_finetune.fit.memory import forget_peak, peak_bytes
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.strategy import told_by_chief
-from tf_finetune.interpolated import interpolate_run, retained_scores
+from tf_finetune.interpolated import interpolate_run, untuned_scores
 from tf_finetune.kept import frozen_part
 from tf_finetune.model.freezing import lora_layers
 from tf_finetune.model.lora import merge_lora, save_adapter
@@ -64,7 +65,8 @@ def fine_tune(
         data: instead of `config.data.path`: a pandas DataFrame, a dict of columns, a
             pair (texts, labels), a `tf.data.Dataset`, or a dict of those by split.
         command: how the run was started, for the report.
-        stop: may ask the run to stop, from a signal handler or another thread.
+        stop: may ask the run to stop, by `ask` from a signal handler, or by `asked` from another
+            thread.
         say: where lines for people go.
 
     Returns:
@@ -88,7 +90,8 @@ def fine_tune(
             if not finished:
                 finished = told_by_chief(folder.prepare_workdir(part.folder, config))
             if not finished:
-                return _fine_tuned(config, part, data, command)
+                with told():
+                    return _fine_tuned(config, part, data, command)
         part.scope.close()
         if data is not None:
             check_same_data(part.shared, config, data)
@@ -205,8 +208,8 @@ def _train(
         tunes = phase.train != "head"
         if tunes and state.before is None and interpolates(config.fit, setup.phases):
             ongoing.mark_before()
-        if tunes and config.data.retained and not state.untuned:
-            state.untuned = state.probe or retained_scores(setup, config)
+        if tunes and not state.untuned:
+            state.untuned = state.probe or untuned_scores(setup, config)
         came = run_phase(setup, config, phase, number, run, state.optimizer, say, saving, frozen)
         state.results.append(came[0])
         # Of a head on a tuned backbone the figures are no baseline.

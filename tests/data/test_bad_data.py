@@ -145,3 +145,24 @@ def test_no_label_is_among_the_classes_given(tmp_path):
 def test_one_number_written_in_two_ways(tmp_path):
     message = _message(tmp_path, _file(tmp_path, ["0", "1"] * 25 + ["0.0", "1.0"] * 25))
     assert 'both "0" and "0.0", one number written in two ways' in message
+
+
+@pytest.mark.parametrize("written", ["Neg", "NEG", "ne\u0301g"])
+def test_a_class_written_in_two_ways(tmp_path, written):
+    first = "n\u00e9g" if len(written) == 4 else "neg"
+    path = _file(tmp_path, [first, "pos", written, "pos"] * 20)
+    message = _message(tmp_path, path)
+    assert "differ in case or Unicode form only" in message
+    assert "config.data.classes" in message
+
+
+def test_one_target_left_by_the_limit(tmp_path):
+    path = _file(tmp_path, [0.0] * 60 + [1.0, 2.0, 3.0, 4.0])
+    message = _message(tmp_path, path, task="regression", limit=1)
+    assert 'training rows have the same label, "0"' in message
+    assert "raise config.data.limit (1)" in message
+
+
+def test_a_target_whose_square_is_none(tmp_path):
+    path = _file(tmp_path, [1e19, *range(1, 50)])
+    assert "1 x non-finite target" in _message(tmp_path, path, task="regression")

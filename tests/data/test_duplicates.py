@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -79,7 +80,7 @@ def test_short_wordless_and_unspaced_texts():
 def test_many_copies_of_a_template_form_one_cluster():
     texts = [" ".join([*LONG * 3, str(i)]) for i in range(300)]
     found = near_duplicates(_table([f"{t} {i}" for i, t in enumerate(texts)]), np.arange(300), 0.6)
-    assert set(clusters(300, found.tolist()).tolist()) == {0}
+    assert set(clusters(300, found).tolist()) == {0}
     assert len(found) < 300 * 128
 
 
@@ -107,7 +108,7 @@ def test_recall_is_as_stated_against_all_pairs():
 
 
 def test_clusters_join_transitively():
-    assert clusters(6, [(4, 3), (1, 4), (5, 2)]).tolist() == [0, 1, 2, 1, 1, 2]
+    assert clusters(6, np.array([(4, 3), (1, 4), (5, 2)])).tolist() == [0, 1, 2, 1, 1, 2]
 
 
 def test_alike_joins_copies_near_copies_and_groups():
@@ -129,3 +130,15 @@ def test_a_search_that_is_not_made_is_said(monkeypatch, threshold, most):
     alike = find_alike(table, scan(table), threshold)
     assert len(alike.near) == 0
     assert "not looked for" in alike.note
+
+
+def test_many_groups_take_no_memory_of_their_own():
+    count = 300_000
+    rows = np.arange(count)
+    pairs = np.stack([rows - rows % 3, rows], axis=1)[rows % 3 > 0]
+    tracemalloc.start()
+    found = clusters(count, pairs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, rows - rows % 3)
+    assert peak < 100 * count

@@ -4,13 +4,16 @@ import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_finetune.data.pipeline import (
     evaluation_dataset,
     evaluation_order,
     plan_epoch,
+    told,
     training_dataset,
 )
+from tf_finetune.errors import UserError
 
 LENGTHS = np.random.default_rng(0).integers(1, 60, size=333)
 
@@ -95,3 +98,19 @@ def test_the_examples_go_when_their_dataset_goes(passes):
             return
         time.sleep(0.1)
     raise AssertionError
+
+
+def test_what_is_wrong_with_a_row_is_told_as_it_is():
+    class Gone:
+        lengths = np.ones(4, "int64")
+
+        def batch(self, rows):
+            if 2 in rows:
+                raise UserError('"a.jpg": missing picture.')
+            return np.zeros((len(rows), 2), "float32")
+
+    rows = evaluation_dataset(Gone(), np.zeros(4, "int8"), np.arange(4), batch_size=1)
+    with pytest.raises(UserError, match=r'"a\.jpg": missing picture'), told():
+        list(rows)
+    with pytest.raises(tf.errors.InvalidArgumentError), told():  # another's error stays
+        tf.debugging.assert_equal(1, 2)

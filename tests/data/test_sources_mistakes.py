@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tf_finetune.data import files
 from tf_finetune.data.sources import read
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -170,3 +171,63 @@ def test_a_folder_beside_train_that_is_no_known_split(here):
     (here / "texts" / "holdout").rename(here / "texts" / "testing")
     table, _ = load(here, path="texts")
     assert sorted(table["split"].to_pylist()) == ["", "", "test"]
+
+
+def test_a_line_without_end_is_not_read_whole(here, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_FIELD", 1000)
+    row = '{"text": "' + "x" * 990 + '", "label": "pos"}'
+    (here / "a.jsonl").write_text(row + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:1: the line is longer than 1,000 characters"):
+        load(here, path="a.jsonl")
+    (here / "b.csv").write_text("text,label\n" + "x" * 2000 + ",pos\n")
+    with pytest.raises(UserError, match=r"b\.csv:2: the line is longer"):
+        load(here, path="b.csv")
+
+
+def test_a_gzipped_parquet_file_that_unpacks_to_far_more(here, monkeypatch):
+    monkeypatch.setattr(files, "_LEAST_LIMIT", 1000)
+    with gzip.open(here / "a.parquet.gz", "wb") as file:
+        file.write(bytes(10_000_000))
+    with pytest.raises(UserError, match="unpacks to more than 100 times its size"):
+        load(here, path="a.parquet.gz")
+
+
+def test_a_tilde_before_what_is_no_user(here):
+    with pytest.raises(UserError, match=r'there is no file "~\$a\.csv"'):
+        load(here, path="~$a.csv")
+    save_csv(here / "~a.csv")
+    assert len(load(here, path="~a.csv")[0]) == 2
+
+
+def test_a_split_column_whose_values_nobody_names(here):
+    rows = "".join(f"text {i},{'ab'[i % 2]},{'train' if i < 20 else 'test'}\n" for i in range(30))
+    (here / "a.csv").write_text("text,label,part\n" + rows)
+    with pytest.raises(UserError, match=r'rows of "test".*--config\.data\.test=test'):
+        load(here, path="a.csv", split="part")
+    table, _ = load(here, path="a.csv", split="part", test="test")
+    assert table["split"].to_pylist().count("test") == 10
+    table, _ = load(here, path="a.csv", where="part=train")
+    assert len(table) == 20
+
+
+def test_text_folders_take_texts_alone(here):
+    for name in ("neg/1.txt", "neg/2.TXT", "pos/1.txt", ".hidden/1.txt", "pos/._1.txt"):
+        (here / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "texts" / name).write_text(f"text {name}")
+    table, _ = load(here, path="texts")
+    assert table["label"].to_pylist() == ["neg", "neg", "pos"]
+    table, _ = read(DataConfig(path="texts"), "classification", here / "run", labelled=False)
+    assert len(table) == 3
+
+
+def test_a_list_beside_class_folders_makes_no_class_of_a_split(here):
+    for split in ("train", "test"):
+        for name in ("neg", "pos"):
+            for i in range(2):
+                file = here / "texts" / split / name / f"{i}.txt"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"text {split} {name} {i}")
+    (here / "texts" / "train" / "urls.txt").write_text("http://a")
+    table, _ = load(here, path="texts")
+    assert set(table["label"].to_pylist()) == {"neg", "pos"}
+    assert set(table["split"].to_pylist()) == {"", "test"}

@@ -90,3 +90,8 @@ def test_length_holds_99_percent_of_the_texts():
     longer = pa.table({"text": texts[:900] + ["good " * 27] * 100})
     assert choose_length(preprocessor, longer, np.arange(1000), 32) == 32
     assert choose_length(preprocessor, longer, np.arange(1000), 24) == 24
+
+
+def test_a_zero_byte_is_taken_out_of_a_text():
+    first, second = encode(tiny_preprocessor(), ["good\0 fi\0lm", "good film"])
+    np.testing.assert_array_equal(first["token_ids"], second["token_ids"])

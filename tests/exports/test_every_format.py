@@ -11,12 +11,12 @@ from tokenizers import Tokenizer
 from tests import runs
 from tests.exports.conftest import TEXTS, make_task
 from tf_finetune.data.text import encode, pad
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import every_format
 from tf_finetune.exports import folder as export_folder
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.numpy_bert import Classifier
-from tf_finetune.exports.parity import HARD_TEXTS, ExportError
+from tf_finetune.exports.parity import HARD_TEXTS
 from tf_finetune.model import backbones
 from tf_finetune.model.task import TextTask
 from tf_finetune.model.wordpiece import FaithfulDistilBertTokenizer

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tests.exports.conftest import TEXTS, make_task
 from tf_finetune.errors import UserError
 from tf_finetune.exports import folder as export_folder
-from tf_finetune.exports.load import ExportedModel, load_model
+from tf_finetune.exports.load import load_model
+from tf_finetune.exports.served import ExportedModel
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ import pytest
 
 from tests.pictures import arrays_of_pictures
 from tests.tiny_pictures import tiny_image_task
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import every_format, picture_graphs
 from tf_finetune.exports.folder import read_marker
-from tf_finetune.exports.parity import ExportError
 from tf_finetune.results.proofs import picture_examples
 
 PIXELS, LABELS = arrays_of_pictures(2, 40, (32, 32))

@@ -13,12 +13,12 @@ from tests.pictures import folder_of_pictures, picture
 from tests.tiny_pictures import tiny_image_task
 from tf_finetune.data.pictures.decode import decode, opened, resize
 from tf_finetune.data.pictures.store import Look
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import picture_model
-from tf_finetune.exports.load import ExportedPictures, load_model
-from tf_finetune.exports.parity import ExportError
+from tf_finetune.exports.load import load_model
 from tf_finetune.exports.picture_model import export_pictures as export
 from tf_finetune.exports.pixels import decoded, resized
+from tf_finetune.exports.served import ExportedPictures
 from tf_finetune.report import export_section
 from tf_finetune.results.proofs import picture_examples
 

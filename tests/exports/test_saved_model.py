@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from tests.exports.conftest import TEXTS, make_task
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import folder as export_folder
 from tf_finetune.exports import saved_model as module
-from tf_finetune.exports.parity import HARD_TEXTS, ExportError
+from tf_finetune.exports.parity import HARD_TEXTS
 from tf_finetune.exports.saved_model import export
 
 

@@ -1,7 +1,9 @@
 import os
 import pickle
+import resource
 import struct
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +109,25 @@ def test_the_same_numbers_have_one_size(tmp_path):
         stream.write(struct.pack("<q", 4) + bytes(16))
     with pytest.raises(TorchFileError, match="the same numbers two sizes"):
         read_tensors(file)
+
+
+def test_an_object_with_a_huge_number_takes_no_memory(tmp_path):
+    """The reader in C makes room for all numbers below."""
+    bomb = b"\x80\x02K\x01r" + struct.pack("<I", 2**31) + b"."
+    (tmp_path / "a.pth").write_bytes(bomb)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, limit[1]))
+    try:
+        with pytest.raises(TorchFileError, match=r"no file by torch\.save"):
+            read_tensors(tmp_path / "a.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+
+
+def test_tensors_that_are_far_larger_than_the_file(tmp_path):
+    wide = np.lib.stride_tricks.as_strided(np.zeros(100, "float32"), (100_000, 100), (0, 4))
+    file = write_torch(tmp_path / "a.pth", {"a": wide})
+    if file.stat().st_size < 10_000_000:
+        with pytest.raises(TorchFileError, match="far larger than it is"):
+            read_tensors(file)

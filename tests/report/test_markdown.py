@@ -9,6 +9,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.findings import Findings
 from tf_finetune.report.markdown import render, summary
 from tf_finetune.results import evaluate
+from tf_finetune.results.wording import cell
 
 NAMES = ("bad", "good|fine")
 
@@ -73,6 +74,7 @@ def make(kind="classification", names=NAMES, n=200, **given):
     findings.add("leak", "a.csv:3", "a text")
     prepared = SimpleNamespace(
         splits={"train": np.arange(n // 2), "test": np.arange(n // 2, n)},
+        counts={"train": n // 2, "test": n - n // 2},
         labels=labels,
         class_names=() if kind == "regression" else names,
         findings=findings,
@@ -289,3 +291,18 @@ def test_the_summary_is_short_and_points_to_the_rest():
         "report: runs/x/report.html (or .md); model: runs/x/model.keras",
         "export: runs/x/export/saved_model/1",
     ]
+
+
+def test_a_failed_export_shows_no_row():
+    card, config, prepared = make(failed_exports={"onnx": "differs on the text 'a secret'"})
+    text = render(card, config, prepared)
+    assert "There is no export as `onnx`, which failed" in text
+    assert "secret" not in text
+
+
+def test_a_text_cannot_get_out_of_a_cell():
+    for text in ("[x](http://a)", r"\[x](http://a)", r"a\|b", "a|b", "`x`", "<b>", r"\\[x](u)"):
+        found = cell(text)
+        # Read as Markdown does: what a backslash precedes is plain.
+        plain = re.sub(r"\\.", "", found)
+        assert not re.search(r"[\[|<`]", plain), found

@@ -158,3 +158,22 @@ def test_p_values_of_several_tests_are_mended():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_rows_of_equal_text_and_other_labels_stand_in_one_order(tmp_path):
+    texts = ["ok", "ok", *TEXTS[2:]]
+    first = make_run(tmp_path / "a", outputs_with([]), texts=texts)
+    turned = [1, 0, *range(2, N)]
+    labels, outputs = LABELS[turned], outputs_with([])[turned]
+    second = make_run(tmp_path / "b", outputs, labels=labels, texts=texts)
+    assert "# Runs compared" in compare([first, second])
+
+
+def test_outputs_that_are_cut_off_are_told(tmp_path):
+    first = make_run(tmp_path / "a", outputs_with([]))
+    second = make_run(tmp_path / "b", outputs_with([1]))
+    file = second / tested.FILE
+    for content in (file.read_bytes()[:-100], b""):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"cannot be read: .*Copy it again"):
+            compare([first, second])

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -172,3 +173,28 @@ def test_outputs_that_are_not_finite_are_the_sign_of_divergence(classes):
 def test_no_rows_are_refused():
     with pytest.raises(UserError, match=r"config\.data\.test"):
         score("classification", np.zeros((0, 2)), np.zeros(0, "int32"), ("a", "b"))
+
+
+def test_thousands_of_classes_have_no_matrix_of_their_own():
+    generator = np.random.default_rng(0)
+    k, n = 3000, 600
+    labels = generator.integers(0, k, n)
+    outputs = np.full((n, k), 1 / k)
+    outputs[np.arange(n), np.where(np.arange(n) % 2, labels, (labels + 1) % k)] += 0.5
+    tracemalloc.start()
+    found = score("classification", outputs, labels, [str(i) for i in range(k)], bootstrap=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["accuracy"] == 0.5
+    assert "confusion" not in found
+    assert len(json.dumps(found)) < 1e6
+    assert peak < 4 * outputs.nbytes + k * k * 8
+    expected = metrics.f1_score(labels, outputs.argmax(axis=1), average="macro")
+    assert found["macro_f1"] == pytest.approx(expected)
+
+
+def test_the_interval_of_r2_leaves_out_equal_targets():
+    labels = np.zeros(40)
+    labels[0] = 1.0
+    found = score("regression", np.full((40, 1), 0.1), labels, ("y",), bootstrap=1000)
+    assert found["r2_interval"][0] > -100

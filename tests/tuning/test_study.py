@@ -60,6 +60,7 @@ def quick(monkeypatch):
             return "the digest"
 
         monkeypatch.setattr(loop, "run_trial", run)
+        monkeypatch.setattr(module, "_set_up", lambda *_: "the digest")
         monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
         return tried
 
@@ -324,6 +325,8 @@ def test_a_better_trial_of_a_larger_budget_has_a_run_of_its_own(
         folders.append(folder.name)
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(config.to_json())
+        if folder.name == "best":  # the next one is stopped
+            (folder / "metrics.json").write_text("{}")
         return config
 
     monkeypatch.setattr(module, "fine_tune", run)
@@ -339,6 +342,13 @@ def test_a_better_trial_of_a_larger_budget_has_a_run_of_its_own(
     told = (tmp_path / "run" / "tuning.md").read_text()
     assert "the final run in `best-2/` used once (`best-2/report.md`)" in told
     assert "their runs (`best/`) read the test split too" in told
+    said.clear()
+    quick(lambda number: [2.0])
+    monkeypatch.setattr(module, "fine_tune", run)
+    tune(config_of(preset), tmp_path / "run", trials=4, say=said.append)
+    assert folders[-1] == "best-3"
+    assert sum("once more" in line for line in said) == 1  # the one that was stopped read nothing
+    assert "their runs (`best/`) read" in (tmp_path / "run" / "tuning.md").read_text()
 
 
 def test_a_trial_that_ended_as_its_process_did_is_not_tried_again(preset, tmp_path, quick):
@@ -392,3 +402,17 @@ def test_without_optuna_the_extra_is_named(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install \"tf_finetune\[tune\]\""):
         tune(config_of(preset), tmp_path / "run")
+
+
+def test_a_format_that_the_model_cannot_have_is_told_before_any_trial(preset, tmp_path):
+    config = config_of(preset, export=True, formats=("saved_model", "litert_dynamic"))
+    with pytest.raises(UserError, match="litert_dynamic"):
+        tune(config, tmp_path / "run", runs.classes(), trials=2, say=lambda line: None)
+    assert trials_of(tmp_path / "run") == []
+
+
+def test_other_data_are_refused_where_no_trial_is_left(preset, tmp_path):
+    config = config_of(preset)
+    tune(config, tmp_path / "run", runs.classes(), trials=1, say=lambda line: None)
+    with pytest.raises(UserError, match="a tuning on other data"):
+        tune(config, tmp_path / "run", runs.classes(60), trials=1, say=lambda line: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,15 @@ def find_unusable(table: pa.Table, seen: Scan, findings: Findings) -> list[int]:
     for row, kind in seen.unusable.items():
         findings.add(kind, checks.place(table, row), checks.content(table, row), row=row)
     return [*seen.unusable]
+
+
+def keys_of(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) int64, equal for equal texts of a column, as they stand."""
+    found = np.empty(len(column), np.int64)
+    for row, one in enumerate(column):
+        raw = hashlib.blake2b(one.as_py().encode(), digest_size=8).digest()
+        found[row] = int.from_bytes(raw, "little", signed=True)
+    return found
 
 
 def scan(table: pa.Table, folder: Path | None = None) -> Scan:

@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -138,8 +138,8 @@ def find_alike(table: pa.Table, scan: Scan, threshold: float) -> Alike:
     if "group" in table.column_names:
         codes = table["group"].combine_chunks().dictionary_encode().indices
         groups = firsts(codes.to_numpy(zero_copy_only=False))
-    content = clusters(count, [*_links(first), *near.tolist()])
-    together = clusters(count, [*_links(content), *_links(groups)])
+    content = clusters(count, np.concatenate([_links(first), near]))
+    together = clusters(count, np.concatenate([_links(content), _links(groups)]))
     return Alike(near=near, content=content, groups=groups, together=together, note=note)
 
 
@@ -169,22 +169,13 @@ def near_duplicates(table: pa.Table, rows: np.ndarray, threshold: float) -> np.n
     return _verified(table, rows[candidates], threshold)
 
 
-def clusters(count: int, pairs: Iterable[Sequence[int]]) -> np.ndarray:
-    """Joins paired rows, and what is paired with them: (count,) int64, the lowest row in each."""
-    parent: dict[int, int] = {}  # of paired rows alone, which are few as a rule
+def clusters(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Joins paired rows (p, 2), and what is paired with them: (count,) int64, the lowest each."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(row: int) -> int:
-        while (above := parent.setdefault(row, row)) != row:
-            parent[row] = row = parent[above]
-        return row
-
-    for a, b in pairs:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    joined = np.arange(count)
-    for row in list(parent):
-        joined[row] = root(row)
-    return joined
+    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(count, count))
+    return firsts(connected_components(links, directed=False)[1])
 
 
 def shingles(text: str) -> set[str]:
@@ -196,10 +187,10 @@ def shingles(text: str) -> set[str]:
     return {" ".join(three) for three in zip(words, words[1:], words[2:], strict=False)}
 
 
-def _links(first: np.ndarray) -> list[list[int]]:
-    """Pairs of each row with its first one, where that is another."""
+def _links(first: np.ndarray) -> np.ndarray:
+    """Pairs (p, 2) of each row with its first one, where that is another."""
     rows = np.flatnonzero(first != np.arange(len(first)))
-    return np.stack([first[rows], rows], axis=1).tolist()
+    return np.stack([first[rows], rows], axis=1)
 
 
 def _recall(similarity: float, width: int) -> float:

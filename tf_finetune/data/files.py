@@ -8,7 +8,6 @@ import csv
 import gzip
 import io
 import json
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -31,6 +30,8 @@ _BUFFER = 2**20
 # An unclosed quote swallows the rest of a file; this is where we stop it.
 _MOST_FIELD = 2**26
 _MOST_UNSEEN = 1000
+# Of a gzipped Parquet file, whose columns are as a rule compressed already.
+_MOST_GROWTH, _LEAST_LIMIT = 100, 2**30
 _SIGNATURES = {
     b"PK\x03\x04": "a zip or Excel file; save the sheet as CSV",
     b"\x1f\x8b": "gzipped; let its name end in .gz",
@@ -118,6 +119,19 @@ def _open_text(name: str, path: Path, encoding: str) -> Iterator[IO[str]]:
         yield io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline="")
 
 
+def _lines(name: str, file: IO[str]) -> Iterator[str]:
+    """The lines of a file; one without end is not read whole."""
+    number = 0
+    while line := file.readline(_MOST_FIELD):
+        number += 1
+        if len(line) >= _MOST_FIELD and not line.endswith(("\n", "\r")):
+            raise UserError(
+                f"{name}:{number}: the line is longer than {_MOST_FIELD:,} characters. Each line "
+                "must be one row; a JSON array is to be written as one object a line."
+            )
+        yield line
+
+
 def _check_head(name: str, head: bytes, codec: str) -> None:
     if not head:
         raise UserError(f'"{name}" is empty (0 bytes); give a file with rows.')
@@ -162,7 +176,7 @@ def _csv(
 def _csv_lines(name: str, file: IO[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the line of the file on which it starts."""
     csv.field_size_limit(max(csv.field_size_limit(), _MOST_FIELD))
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(name, file), delimiter=delimiter, strict=True)
     line = 1
     try:
         for row in reader:
@@ -194,7 +208,7 @@ def _visible(sign: str) -> str:
 def _jsonl(name: str, path: Path, config: DataConfig, columns: Columns) -> Iterator[Record]:
     unseen, keys = set(columns.names), dict[str, None]()
     with _open_text(name, path, config.encoding) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(name, file), start=1):
             if not line.strip():
                 continue
             item = _json_object(name, number, line)
@@ -238,7 +252,7 @@ def _parquet(name: str, path: Path, columns: Columns) -> Iterator[Record]:
         file = stack.enter_context(_raw(path))
         if path.suffix.lower() == ".gz":  # Parquet is read from its end
             unpacked = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(file, unpacked)
+            _copy(name, file, unpacked, max(_LEAST_LIMIT, _MOST_GROWTH * path.stat().st_size))
             unpacked.seek(0)
             file = unpacked
         if not file.read(1):
@@ -249,6 +263,17 @@ def _parquet(name: str, path: Path, columns: Columns) -> Iterator[Record]:
             raise UserError(f'"{name}" is not a Parquet file: {str(error).rstrip(".")}.') from None
         columns.find_in(f'"{name}"', table.schema_arrow.names)
         yield from _parquet_rows(name, table, columns)
+
+
+def _copy(name: str, file: IO[bytes], to: IO[bytes], limit: int) -> None:
+    while piece := file.read(_BUFFER):
+        limit -= len(piece)
+        if limit < 0:
+            raise UserError(
+                f'"{name}" unpacks to more than {_MOST_GROWTH} times its size. If it is right, '
+                "unpack it yourself and give the .parquet file."
+            )
+        to.write(piece)
 
 
 def _parquet_rows(name: str, table: pq.ParquetFile, columns: Columns) -> Iterator[Record]:

@@ -130,12 +130,21 @@ def _section(kind: str, found: Finding) -> str:
     action = f" {found.action}" if found.action else ""
     lines = [f"### {kind[0].upper()}{kind[1:]}: {found.count:,}", ""]
     lines += [action.strip(), ""] if action else []
-    lines += [f"- `{where}`{': ' + text if text else ''}" for where, text in found.examples]
+    lines += [
+        f"- `{' '.join(where.split()).replace('`', chr(39))}`" + (f": {safe(text)}" if text else "")
+        for where, text in found.examples
+    ]
     if found.count > len(found.examples):
         lines.append(
             f"- and {found.count - len(found.examples):,} more, in `findings.csv` of a run"
         )
     return "\n".join(lines) + "\n"
+
+
+def safe(text: str) -> str:
+    """One line of a text that breaks no table and is no HTML, link, picture or code."""
+    line = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    return line.replace("<", "&lt;").replace("[", "\\[").replace("`", "'")
 
 
 def _place(where: str, text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
@@ -33,8 +35,10 @@ def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
     """
     if config.classes:
         return config.classes
-    ours = table.filter(pc.is_in(table["split"], pa.array(["", "train"])))
-    counts = pc.value_counts(_flat(ours["shares" if "shares" in ours.column_names else "label"]))
+    column = "shares" if "shares" in table.column_names else "label"
+    # The texts stay on the disk.
+    ours = table.select([column]).filter(pc.is_in(table["split"], pa.array(["", "train"])))
+    counts = pc.value_counts(_flat(ours[column]))
     rows = dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
     _refuse_a_column_of_values(rows, config)
     for name in sorted(rows):
@@ -45,6 +49,7 @@ def class_names(table: pa.Table, config: DataConfig) -> tuple[str, ...]:
                 "one number written in two ways, which would be two classes. Write it in one way, "
                 "or list the classes in config.data.classes."
             )
+    _refuse_spellings(rows, config)
     whole = all(_WHOLE.fullmatch(name) for name in rows)
     return tuple(sorted(rows, key=(lambda name: (int(name), name)) if whole else None))
 
@@ -54,14 +59,18 @@ def encode(table: pa.Table, task: str, names: tuple[str, ...]) -> tuple[np.ndarr
 
     Args:
         table: has `label`; of soft labels, whose largest shares count, `shares`.
-        task: `classification`, `multi_label` or `regression`.
-        names: the classes; empty for regression.
+        task: `classification`, `multi_label`, `regression` or `causal_lm`.
+        names: the classes; empty for regression and causal_lm.
 
     Returns:
         labels, (n,) int32 with -1 for an unknown one, (n, k) float32 multi-hot or
-        (n,) float32; and (n,) bool, whether every label of the row is known.
+        (n,) float32, of responses how many words they have; and (n,) bool, whether every
+        label of the row is known.
     """
     column = table["label"]
+    if task == LANGUAGE:
+        words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column)))
+        return words.to_numpy().astype(np.float32), np.ones(table.num_rows, bool)
     if task == "regression":
         return column.to_numpy().astype(np.float32), np.ones(table.num_rows, bool)
     if "shares" in table.column_names:
@@ -132,7 +141,8 @@ def refuse_one_value(labels: np.ndarray, names: tuple[str, ...], config: DataCon
     raise UserError(
         f'config.data.label: all {len(labels):,} training rows have the same label, "{value}" '
         f'(column "{config.label}"), so there is nothing to learn. '
-        "Choose another label column, or add rows with other labels."
+        "Choose another label column, or add rows with other labels"
+        + (f", or raise config.data.limit ({config.limit})." if config.limit else ".")
     )
 
 
@@ -176,6 +186,20 @@ def _flat(labels: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_map(labels.type):
         return pa.chunked_array([chunk.keys for chunk in labels.chunks], pa.string())
     return pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
+
+
+def _refuse_spellings(rows: dict[str, int], config: DataConfig) -> None:
+    """One class written in two ways would be two classes."""
+    written: dict[str, str] = {}
+    for name in sorted(rows):
+        first = written.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if first != name:
+            raise UserError(
+                f'config.data.label: column "{config.label}" has both "{first}" ({rows[first]:,} '
+                f'rows) and "{name}" ({rows[name]:,}), which differ in case or Unicode form only. '
+                "Write them in one way; or, if they are different classes, list all classes in "
+                "config.data.classes."
+            )
 
 
 def _refuse_a_column_of_values(rows: dict[str, int], config: DataConfig) -> None:

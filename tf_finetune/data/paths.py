@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 
 from tf_finetune.errors import UserError
@@ -35,9 +36,14 @@ def expand(value: str, option: str) -> dict[str, Path]:
 
 def _exists(value: str) -> bool:
     try:
-        return bool(value) and Path(value).expanduser().exists()
+        return bool(value) and at_home(value).exists()
     except OSError:  # a name longer than the system allows
         return False
+
+
+def at_home(name: str) -> Path:
+    """The path, with `~` as the user's folder; before what is no user it stands for itself."""
+    return Path(os.path.expanduser(name))
 
 
 def _expand_one(name: str, option: str) -> dict[str, Path]:
@@ -45,7 +51,7 @@ def _expand_one(name: str, option: str) -> dict[str, Path]:
         return {name: packaged_path(name)}
     if not name:
         raise UserError(f"{option} has an empty file name; remove the comma that is too many.")
-    path = Path(name).expanduser()
+    path = at_home(name)
     if _exists(name):
         return {name: path}
     if any(sign in name for sign in _WILD):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +14,12 @@ import tensorflow as tf
 from tf_finetune.data.labels import classes_of
 from tf_finetune.data.pictures.threads import in_order
 from tf_finetune.data.sampling import balanced_sample
+from tf_finetune.errors import UserError
 
 # Batches are cut from runs of this many batches' examples sorted by length: long
 # enough for little padding, short enough that neighbours change between epochs.
 _RUN = 50
+_failed: list[UserError] = []
 
 
 class Noise(Protocol):
@@ -149,6 +152,29 @@ def _made(
     return in_order(make, planned, ahead) if ahead else map(make, planned)
 
 
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Within it, what stopped the making of a batch is raised as it is.
+
+    TensorFlow makes an error of its own of it, in which a message is lost.
+    """
+    _failed.clear()
+    try:
+        yield
+    except tf.errors.OpError:
+        if _failed:
+            raise _failed[-1] from None
+        raise
+
+
+def _remembering(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except UserError as error:
+        _failed.append(error)
+        raise
+
+
 def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:
     def spec(array: np.ndarray) -> tf.TensorSpec:
         # Token axes vary in length; a feature's width does not.
@@ -166,7 +192,7 @@ def _dataset(store: Store, labels: np.ndarray, batches: Any) -> tf.data.Dataset:
         found = held()
         if found is None:
             raise RuntimeError("the dataset was given back before it was read")
-        return found()
+        return _remembering(found())
 
     dataset = tf.data.Dataset.from_generator(begin, output_signature=signature)
     dataset = dataset.prefetch(tf.data.AUTOTUNE)

@@ -15,15 +15,22 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.data import checks, content, duplicates
 from tf_finetune.data import labels as label_column
 from tf_finetune.data.findings import Findings
-from tf_finetune.data.report import write_report
+from tf_finetune.data.report import how_split, write_report
 from tf_finetune.data.sources import fraction, read
 from tf_finetune.data.splits import SPLITS, assign, nested_order, strata
 from tf_finetune.data.tags import Tags, read_tags, repaired
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data.trainable import refuse_one_value, refuse_what_cannot_train
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
 _OTHER_SPLIT = "other split"
+_NUMBERS = ("regression", LANGUAGE)
+_STRATA = {
+    "regression": "tenth of the targets",
+    LANGUAGE: "tenth of the responses by their length",
+}
+_TARGETS = {"regression": "Targets", LANGUAGE: "Lengths of the responses, in words"}
 _SOFT = "A row has shares of several classes; it counts here as one of that with the largest."
 
 
@@ -38,15 +45,17 @@ class Prepared:
             the (m,) int64 rows of the table, ascending. Rows left out are in none.
         labels: for each row of the table; (n,) int32 classes, (n, k) float32
             multi-hot or (n,) float32 targets. Of tagged words multi-hot too, which types of
-            entities stand in a row.
-        class_names: in the order of the classes; empty for regression. Of tagged words the
-            types of entities.
+            entities stand in a row; of responses how many words they have.
+        class_names: in the order of the classes; empty where there are none. Of tagged words
+            the types of entities.
         findings: what was found wrong.
         report: the data report, Markdown.
         digest: sha256 over the texts or pixels, labels, class names and splits.
         tags: of the words of each row, in token classification.
         shares: for each row of the table, of soft labels, the shares of classes (n, k) float32;
             `labels` are those with the largest.
+        joined: how many training rows stand in those of `splits`, where several are packed
+            into one; else 0.
     """
 
     table: pa.Table
@@ -58,6 +67,13 @@ class Prepared:
     digest: str
     tags: Tags | None = None
     shares: np.ndarray | None = None
+    joined: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The rows of the table in each split."""
+        found = {name: len(rows) for name, rows in self.splits.items()}
+        return found | ({"train": self.joined} if self.joined else {})
 
     @property
     def targets(self) -> np.ndarray:
@@ -89,14 +105,21 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
     alike = duplicates.find_alike(table, scan, data.near_duplicates)
     made = _fractions(table, data)
     sides = _split(table, sides, labels, scan.keys, alike.together, made, data.seed)
-    label_ids = tags.alike() if tags else np.unique(labels, axis=0, return_inverse=True)[1].ravel()
-    sides = _check(table, sides, label_ids, scan.keys, alike, findings, data)
+    if task == LANGUAGE:
+        label_ids = content.keys_of(table["label"])
+    elif tags:
+        label_ids = tags.alike()
+    else:
+        label_ids = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+    sides = _check(table, sides, label_ids, scan.keys, alike, findings, data, task)
     compared = task in ("classification", "multi_label")
     checks.near_copies(table, sides, alike.near, label_ids if compared else None, findings)
     # A class that never has the largest share is learnt from its smaller ones.
     learnt = labels if shares is None else shares
-    _refuse_what_cannot_train(sides, learnt, names, made, findings, data, tags)
+    refuse_what_cannot_train(sides, learnt, names, made, findings, data, task, tags)
     sides, limited = _limit(sides, labels, names, scan.keys, data)
+    if limited:
+        refuse_one_value(sides, learnt, names, data, task, tags)
     splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
     if not data.retained:
         del splits["retained"]
@@ -107,11 +130,13 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         class_names=names,
         scan=scan,
         findings=findings,
-        how=_how(splits, made, data, content.what(table), classes=bool(names)),
+        how=how_split(splits, made, data, content.what(table), _STRATA.get(task, "class")),
         notes=[*filter(None, (limited, alike.note, noted))],
+        targets=_TARGETS.get(task, ""),
     )
     beside = b"" if shares is None else shares.tobytes()
     beside += tags.digest() if tags else b""
+    beside += label_ids.tobytes() if task == LANGUAGE else b""
     return Prepared(
         table=table,
         splits=splits,
@@ -138,7 +163,7 @@ def _label(
     if tags:
         names, labels, known = tags.types, tags.kinds(), tags.known.copy()
     else:
-        names = () if task == "regression" else label_column.class_names(table, data)
+        names = () if task in _NUMBERS else label_column.class_names(table, data)
         if data.soft_labels:
             shares, known = label_column.encode_shares(table, names)
             labels = label_column.with_most(shares, known)
@@ -201,42 +226,13 @@ def _check(
     alike: duplicates.Alike,
     findings: Findings,
     data: DataConfig,
+    task: str,
 ) -> np.ndarray:
     clusters = {"leak": keys, "near leak": alike.content, "group leak": alike.groups}
     sides = checks.leaks(table, sides, clusters, findings, data)
-    sides = checks.conflicts(table, sides, keys, label_ids, findings, data)
+    if task != LANGUAGE:  # where a prompt may have several good responses
+        sides = checks.conflicts(table, sides, keys, label_ids, findings, data)
     return checks.copies(table, sides, keys, label_ids, findings, data)
-
-
-def _refuse_what_cannot_train(
-    sides: np.ndarray,
-    labels: np.ndarray,
-    names: tuple[str, ...],
-    made: dict[str, float],
-    findings: Findings,
-    data: DataConfig,
-    tags: Tags | None,
-) -> None:
-    training = labels[sides == 0]
-    if not len(training):
-        raise UserError(
-            f"No training row is left ({findings.summary()}). Mend the data, or keep such rows "
-            "with --config.data.leaks=warn or --config.data.conflicts=warn."
-        )
-    if tags:
-        tags.refuse_one_tag(np.flatnonzero(sides == 0))
-    else:
-        label_column.refuse_one_value(training, names, data)
-    if names:
-        label_column.refuse_small_classes(
-            training, names, data, findings.summary() if findings.kinds() else ""
-        )
-    if data.retained and not (sides == SPLITS.index("retained")).any():
-        raise UserError(
-            f'config.data.retained "{data.retained}" has no row that is left '
-            f"({findings.summary()}). Give rows that stand in no other split."
-        )
-    checks.absent_classes(sides, labels, names, made, findings)
 
 
 def _limit(
@@ -258,29 +254,6 @@ def _limit(
     sides = sides.copy()
     sides[order[data.limit :]] = checks.LEFT_OUT
     return sides, f"Of {len(rows):,} training rows {data.limit:,} are used (config.data.limit)."
-
-
-def _how(
-    splits: dict[str, np.ndarray],
-    made: dict[str, float],
-    data: DataConfig,
-    what: str,
-    *,
-    classes: bool,
-) -> str:
-    """How each split came about, in a sentence."""
-    if not made:
-        return "The splits are those given."
-    parts = [f"{share:g} for {split}" for split, share in made.items()]
-    given = [s for s in splits if s not in ("train", *made) and len(splits[s])]
-    return (
-        f"Split here, {' and '.join(parts)}, by seed {data.seed}: each split has its share of "
-        f"each {'class' if classes else 'tenth of the targets'}, and rows of equal or nearly "
-        f"equal {what}"
-        + (f" or equal `{data.group}`" if data.group else "")
-        + " stay together."
-        + (f" Given: {', '.join(given)}." if given else "")
-    )
 
 
 def _digest(

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tf_finetune.data.duplicates import Scan
-from tf_finetune.data.findings import Findings
+from tf_finetune.data.findings import Findings, safe
 from tf_finetune.data.labels import count_classes
+from tf_finetune.settings import DataConfig
 
 _MOST_CLASSES = 50
 
@@ -23,6 +24,7 @@ def write_report(
     findings: Findings,
     how: str,
     notes: Sequence[str],
+    targets: str = "Targets",
 ) -> str:
     """The data report as Markdown.
 
@@ -35,6 +37,7 @@ def write_report(
         findings: what was found wrong, and what was done about it.
         how: a sentence on how the splits came about.
         notes: further sentences for the reader.
+        targets: what the labels are, where they are numbers.
     """
     total = sum(map(len, splits.values()))
     head = ", ".join(f"{len(rows):,} for {name}" for name, rows in splits.items())
@@ -42,7 +45,7 @@ def write_report(
         "# Data report",
         f"{total:,} rows are used: {head}. {how}",
         *notes,
-        _labels(splits, labels, class_names),
+        _labels(splits, labels, class_names, targets),
         _sizes(splits, scan, what),
         "## Findings",
         findings.to_markdown().strip(),
@@ -50,7 +53,38 @@ def write_report(
     return "\n\n".join(parts) + "\n"
 
 
-def _labels(splits: dict[str, np.ndarray], labels: np.ndarray, names: tuple[str, ...]) -> str:
+def how_split(
+    splits: dict[str, np.ndarray],
+    made: dict[str, float],
+    data: DataConfig,
+    what: str,
+    stratum: str,
+) -> str:
+    """How each split came about, in a sentence.
+
+    Args:
+        splits: the rows of each.
+        made: the shares of those that were cut off here.
+        data: with the seed.
+        what: as in `write_report`.
+        stratum: of what each split has its share.
+    """
+    if not made:
+        return "The splits are those given."
+    parts = [f"{share:g} for {split}" for split, share in made.items()]
+    given = [s for s in splits if s not in ("train", *made) and len(splits[s])]
+    return (
+        f"Split here, {' and '.join(parts)}, by seed {data.seed}: each split has its share of "
+        f"each {stratum}, and rows of equal or nearly equal {what}"
+        + (f" or equal `{data.group}`" if data.group else "")
+        + " stay together."
+        + (f" Given: {', '.join(given)}." if given else "")
+    )
+
+
+def _labels(
+    splits: dict[str, np.ndarray], labels: np.ndarray, names: tuple[str, ...], targets: str
+) -> str:
     if not names:
         rows = [
             (split, f"{len(some):,}", *_figures(labels[some], ".4g"))
@@ -58,7 +92,7 @@ def _labels(splits: dict[str, np.ndarray], labels: np.ndarray, names: tuple[str,
             if len(some)
         ]
         header = ("Split", "Rows", "Least", "Median", "90% are below", "Most")
-        return "## Targets\n\n" + _table(header, rows)
+        return f"## {targets}\n\n" + _table(header, rows)
     counts = {split: count_classes(labels[some], len(names)) for split, some in splits.items()}
     order = np.argsort(-counts["train"], kind="stable")[:_MOST_CLASSES]
     if len(names) <= _MOST_CLASSES:
@@ -103,5 +137,4 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(name: str) -> str:
     """The name as one table cell."""
-    name = " ".join(name.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
-    return name if len(name) <= 60 else name[:59] + "…"
+    return safe(name if len(name) <= 60 else name[:59] + "…")

@@ -11,7 +11,7 @@ from tf_finetune.data.findings import Findings
 from tf_finetune.data.rows import Columns, Part, quoted, setting_of
 from tf_finetune.data.sentences import tags_of, words_of
 from tf_finetune.data.values import Labels, Unusable, columns_of, is_readable, names_in, text
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 from tf_finetune.value_checks import nearest
@@ -33,7 +33,10 @@ _LABEL_TYPES = {
     "multi_label": pa.list_(pa.string()),
     "regression": pa.float64(),
     TOKENS: pa.list_(pa.string()),
+    LANGUAGE: pa.string(),
 }
+# What people call splits.
+_USUAL = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 # With more undecodable rows than both of these the encoding is wrong, not the rows.
 _MOST_UNDECODABLE = 10
 _MOST_UNDECODABLE_SHARE = 0.05
@@ -222,6 +225,16 @@ class Rows:
                     f'config.data.{split} is "{value}", but the column "{self._config.split}" '
                     f"(config.data.split) never says so; it has: {quoted(found)}."
                     f"{nearest(value, found)} Name one of these{other_split(split)}."
+                )
+        for split, usual in _USUAL.items():
+            forgotten = [value for value in found if value.lower() in usual]
+            if forgotten and split not in self._splits.values():
+                raise UserError(
+                    f'config.data.split is "{self._config.split}", a column with rows of '
+                    f'"{forgotten[0]}", but config.data.{split} is '
+                    f"{getattr(self._config, split)}, a share of the training rows. Set "
+                    f"--config.data.{split}={forgotten[0]} to use these, or choose the rows to "
+                    "train on by config.data.where instead."
                 )
 
 

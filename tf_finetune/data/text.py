@@ -40,7 +40,8 @@ def encode(
     for start in range(0, len(columns[0]), _CHUNK):
         # Lists, because byte-pair tokenizers refuse arrays of objects; by keyword,
         # because KerasHub takes a positional pair for inputs and labels.
-        chunk = [list(column[start : start + _CHUNK]) for column in columns]
+        # TensorFlow Text ends some strings at a zero byte; exports take it out likewise.
+        chunk = [[x.replace("\0", "") for x in c[start : start + _CHUNK]] for c in columns]
         x = preprocessor(x=tuple(chunk) if len(chunk) > 1 else chunk[0])
         ids = {key: np.asarray(value, "int32") for key, value in x.items() if key != _MASK}
         lengths = np.asarray(x[_MASK]).sum(axis=1)

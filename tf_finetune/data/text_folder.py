@@ -34,8 +34,10 @@ def parts(
         UserError: if there are no texts in class folders.
     """
     if not labelled:
-        return [Part(name, split, _records(name, sorted(folder.rglob("*.txt")), config, columns))]
-    inner = split_folders(folder, split, lambda inside: any(inside.glob("*.txt")))
+        texts = [path for path in sorted(folder.rglob("*")) if _is_text(path, folder)]
+        return [Part(name, split, _records(name, texts, config, columns))]
+    # `train/urls.txt` beside `train/pos/1.txt` makes no class of `train`.
+    inner = split_folders(folder, split, lambda inside: not _in_classes(inside))
     return [
         Part(str(place), known, _records(name, _texts(place, config), config, columns))
         for known, place in inner.items()
@@ -91,8 +93,19 @@ def refuse_splits(folder: str | Path, classes: Collection[str], config: DataConf
         )
 
 
+def _in_classes(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*/*")) if _is_text(path, folder)]
+
+
+def _is_text(path: Path, folder: Path) -> bool:
+    """Whether a file below a folder counts: hidden ones, and what is in hidden folders, do not."""
+    inside = path.relative_to(folder).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside)
+    return not hidden and path.suffix.lower() == ".txt"
+
+
 def _texts(folder: Path, config: DataConfig) -> list[Path]:
-    found = sorted(folder.glob("*/*.txt"))
+    found = _in_classes(folder)
     refuse_splits(folder, {path.parent.name for path in found}, config)
     if not found:
         tables = [path.name for path in sorted(folder.glob("*.*"))[:3]]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_finetune.data.paths import at_home
 from tf_finetune.data.rows import Columns, Part, Record, quoted
 from tf_finetune.data.table import other_split
 from tf_finetune.errors import UserError
@@ -66,7 +67,7 @@ def _builder(config: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
     folder = config.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    path = Path(folder).expanduser()
+    path = at_home(folder)
     try:
         return tfds.core.read_only_builder.builder_from_files(config.tfds, data_dir=str(path))
     except Exception as error:  # the library raises many kinds; each means: not readable here

@@ -7,9 +7,12 @@ import math
 import numbers
 from typing import Any
 
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.errors import UserError
 
 _MOST = 60
+# Beyond this float32 has no squares, which losses and spreads are made of.
+_MOST_TARGET = 1e18
 # Of a row's classes.
 Shares = dict[str, float]
 _SOFT = (
@@ -94,7 +97,8 @@ class Labels:
 
         Returns:
             A string for classification, of soft labels shares that sum to 1 by class, a
-            list of strings for multi_label, a float for regression.
+            list of strings for multi_label, a float for regression, and for causal_lm the
+            response as it stands.
 
         Raises:
             Unusable: if the row has no label, or a target that is not finite.
@@ -103,6 +107,8 @@ class Labels:
         """
         if self._task == "multi_label":
             return self._several(value, f"{file}:{row}")
+        if self._task == LANGUAGE:
+            return _response(value, f"{file}:{row}")
         if self._soft and (shares := _shares(value, f"{file}:{row}")) is not None:
             return shares
         if is_null(value) and not (self._task == "regression" and isinstance(value, float)):
@@ -206,6 +212,19 @@ def names_in(label: Any) -> list[str]:
     return [*label] if isinstance(label, list | dict) else []
 
 
+def _response(value: Any, place: str) -> str:
+    """A text to be written, with the blanks at its ends, which count."""
+    try:
+        found = text(value)
+    except TypeError as error:
+        raise UserError(
+            f"{place}: config.data.label must name a column of text, the response; {error}."
+        ) from None
+    if not found.strip():
+        raise Unusable("missing label")
+    return found
+
+
 def _target(value: Any, place: str) -> float:
     if isinstance(value, str | bytes) and not value.strip():
         raise Unusable("missing label")
@@ -218,6 +237,6 @@ def _target(value: Any, place: str) -> float:
             f"{place}: the label is {shown(value)}; regression takes a number. For classes set "
             "--config.model.task=classification."
         ) from None
-    if not math.isfinite(target):
+    if not abs(target) <= _MOST_TARGET:  # written so that NaN fails too
         raise Unusable("non-finite target")
     return target

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import (
     graphs,
     hub_folder,
     hugging_face,
+    language_model,
     picture_graphs,
     picture_model,
     saved_model,
@@ -26,7 +27,6 @@ from tf_finetune.exports.parity import (
     PARITY_TEXTS,
     TOLERANCE,
     Exported,
-    ExportError,
     Proof,
     expected_outputs,
     largest_difference,
@@ -34,6 +34,7 @@ from tf_finetune.exports.parity import (
     with_hard_texts,
 )
 from tf_finetune.model.image_task import ImageTask
+from tf_finetune.model.language_task import LanguageTask
 from tf_finetune.model.token_task import TokenTask
 from tf_finetune.settings import ResultsConfig
 
@@ -114,6 +115,8 @@ def check_model(model: Any, formats: Sequence[str]) -> None:
         allowed, what = [_SAVED_MODEL, *picture_graphs.FORMS], "of pictures"
     elif isinstance(model, TokenTask):
         allowed, what = [_SAVED_MODEL], "that tags words"
+    elif isinstance(model, LanguageTask):
+        allowed, what = [_SAVED_MODEL, "keras_hub"], "that writes"
     for name in formats:
         if name not in allowed:
             raise UserError(
@@ -176,6 +179,8 @@ def _saved_model(model: Any, folder: str | os.PathLike, examples: Any) -> Export
         return picture_model.export_pictures(model, folder, pixels, examples)
     if isinstance(model, TokenTask):
         return tag_model.export_tags(model, folder, examples)
+    if isinstance(model, LanguageTask):
+        return language_model.export_responses(model, folder, examples[0])
     return saved_model.export(model, folder, examples)
 
 
@@ -191,6 +196,8 @@ def for_card(exported: Mapping[str, Exported], failed: Mapping[str, str]) -> dic
 
 def _export(model: Any, folder: str | os.PathLike, examples: Any, name: str) -> Exported:
     made = picture_graphs.write_and_prove if isinstance(model, ImageTask) else _texts_proved
+    if isinstance(model, LanguageTask):
+        made = language_model.written_for_keras_hub
     with placing(folder, 4 * model.count_params() + _BYTES, name) as path:
         path.mkdir()
         proof = made(model, path, examples, name)

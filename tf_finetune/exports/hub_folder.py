@@ -18,18 +18,24 @@ def write(model: Any, path: Path) -> None:
     """Writes what KerasHub's `from_preset` reads as backbone and tokenizer, and the head.
 
     The whole model is what `load` reads: KerasHub has one task for each backbone, none of
-    which can pool as ours do.
+    which can pool as ours do. A language model is KerasHub's own, and is written as such.
     """
-    model.save_to_preset(str(path))
+    getattr(model, "language_model", model).save_to_preset(str(path))
 
 
 def load(folder: Path) -> Any:
-    """The `TextTask` in such a folder."""
+    """The `TextTask` or `LanguageTask` in such a folder."""
     import keras
+    import keras_hub
 
     # Registers the classes that the files name.
     import tf_finetune.model.task  # noqa: F401
+    from tf_finetune.model.language_task import language_task
 
+    registered = json.loads((folder / TASK_FILE).read_text())["registered_name"]
+    cls = keras.saving.get_registered_object(registered)
+    if cls is not None and issubclass(cls, keras_hub.models.CausalLM):
+        return language_task(keras_hub.models.CausalLM.from_preset(str(folder), dtype="float32"))
     task = keras.saving.deserialize_keras_object(json.loads((folder / TASK_FILE).read_text()))
     task.preprocessor.load_preset_assets(str(folder))
     task.load_task_weights(str(folder / "task.weights.h5"))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.data.text import encode
+from tf_finetune.errors import ExportError
 
 TOLERANCE = 1e-5
 # Real texts that are compared, and those of them whose time is taken.
@@ -31,7 +32,7 @@ HARD_TEXTS = (
     "هذا الفيلم رائع جدا",
     "यह फिल्म बहुत अच्छी है",
     "café naïve Ångström ﬁne İstanbul ß",
-    "bell\x07escape\x1b[0m\x7f\u200b\ufeff\u202eend",
+    "bell\x07escape\x1b[0m\x7f\u200b\ufeff\u202e zero\x00 end",
 )
 # Around what a format says of itself: `run(i)`, the outputs (1, k) of one text. It may take
 # `inputs(i)`, arrays (1, length) of the model's own tokens, or `texts(i)`, one or two strings;
@@ -111,10 +112,6 @@ class Proof:
     milliseconds: float | None
     facts: Mapping[str, Any]
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class ExportError(RuntimeError):
-    """An export could not be proved equal to the model; none was left behind."""
 
 
 def with_hard_texts(columns: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from tf_finetune.data.pictures.decode import decode, opened
+from tf_finetune.errors import ExportError
 from tf_finetune.exports import saved_model
 from tf_finetune.exports.parity import (
     TIMED,
-    ExportError,
     largest_difference,
     result_name,
     run_fresh,

@@ -13,11 +13,11 @@ import numpy as np
 
 from tf_finetune.data.spans import Tagged
 from tf_finetune.data.words import divided, in_pieces, padded_inputs
+from tf_finetune.errors import ExportError
 from tf_finetune.exports import saved_model
 from tf_finetune.exports.parity import (
     HARD_TEXTS,
     TIMED,
-    ExportError,
     largest_difference,
     run_fresh,
 )

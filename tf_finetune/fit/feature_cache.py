@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ import tensorflow as tf
 
 from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.pipeline import Store, evaluation_dataset, evaluation_order
+from tf_finetune.data.responses import ResponseLabels, ResponseStore
 from tf_finetune.fit.replicas import on_all_replicas
+from tf_finetune.model.responses import right, surprise
 
 
 class FeatureStore:
@@ -68,6 +71,30 @@ def outputs_of_words(
             begins = store.begins(rows[order[len(found)]])
             found.append(output[: len(begins)][begins >= 0])
     return np.concatenate([found[i] for i in np.argsort(order)])
+
+
+def surprise_of_responses(
+    model: keras.Model, store: ResponseStore, rows: np.ndarray, *, batch_size: int
+) -> np.ndarray:
+    """The same of a language model that gives logits, for the responses of rows.
+
+    Returns:
+        float32 (len(rows), 3): minus the log probabilities of a row's response tokens added
+        up, how many of these are the most probable ones, and how many there are.
+    """
+    labels: Any = ResponseLabels(store)
+    dataset = evaluation_dataset(store, labels, rows, batch_size=batch_size)
+
+    @tf.function(input_signature=dataset.element_spec, autograph=False)
+    def counted(x: Any, y: tf.Tensor) -> tf.Tensor:
+        logits = model(x, training=False)
+        parts = surprise(y, logits), right(y, logits), tf.cast(y >= 0, tf.float32)
+        return tf.stack([tf.reduce_sum(part, axis=1) for part in parts], axis=1)
+
+    found = np.concatenate([counted(x, y).numpy() for x, y in dataset])
+    outputs = np.empty_like(found)
+    outputs[evaluation_order(store, rows)] = found
+    return outputs
 
 
 def batches_of(

@@ -7,11 +7,12 @@ import numpy as np
 
 from tf_finetune.data.pieces import PieceStore
 from tf_finetune.data.pipeline import Store
-from tf_finetune.fit.feature_cache import outputs_of, outputs_of_words
+from tf_finetune.data.responses import ResponseStore
+from tf_finetune.fit.feature_cache import outputs_of, outputs_of_words, surprise_of_responses
 from tf_finetune.model import heads
 
 # What a model gives for the rows of a split, by the split's name; where words have labels, for
-# those that it sees, row by row.
+# those that it sees, row by row; of a language model `surprise_of_responses`.
 Scores = dict[str, np.ndarray]
 
 
@@ -24,6 +25,9 @@ def held_out(
     if isinstance(store, PieceStore):
         found = outputs_of_words(model, store, rows, batch_size=batch_size)
         sizes = [sum(len(store.seen(row)) for row in rows) for rows in held.values()]
+    elif isinstance(store, ResponseStore):
+        found = surprise_of_responses(model, store, rows, batch_size=batch_size)
+        sizes = [len(rows) for rows in held.values()]
     else:
         found = outputs_of(model, store, rows, batch_size=batch_size)
         sizes = [len(rows) for rows in held.values()]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 
 from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.fit_settings import FitConfig
 
 # Full fine-tuning on few rows fails for want of updates more than for want of rows: Mosbach
@@ -69,7 +70,8 @@ def phases_of(config: FineTuneConfig, blocks: int, updates: int) -> list[Phase]:
     pretrained features are not distorted by the gradients of an untrained head
     (Kumar et al. 2022, arXiv:2202.10054). `gradual` opens one block an epoch from the
     last to the first between the two (Howard & Ruder 2018, arXiv:1801.06146). `lora`
-    trains adapters after the head (Hu et al. 2021, arXiv:2106.09685).
+    trains adapters after the head (Hu et al. 2021, arXiv:2106.09685). A language model has
+    no head of its own to begin with.
 
     Args:
         config: of the run.
@@ -77,6 +79,7 @@ def phases_of(config: FineTuneConfig, blocks: int, updates: int) -> list[Phase]:
         updates: an epoch; decides where `epochs` or `probe_epochs` is 0.
     """
     fit, probe = config.fit, _probe(config.fit, "probe", updates)
+    first = [] if config.model.task == LANGUAGE else [probe]
     tune = Phase(
         name="tune",
         train=fit.train,
@@ -97,9 +100,9 @@ def phases_of(config: FineTuneConfig, blocks: int, updates: int) -> list[Phase]:
         "probe": [probe],
         "full": [tune],
         "probe_then_tune": [probe, tune],
-        "gradual": [probe, *one_more, tune],
+        "gradual": [*first, *one_more, tune],
         "lora": [
-            probe,
+            *first,
             dataclasses.replace(
                 tune, name="lora", train="lora", learning_rate=fit.lora_learning_rate
             ),
@@ -126,14 +129,15 @@ def repeated(phases: Sequence[Phase], opened: Sequence[Collection[int]]) -> list
 
 
 def probe_baseline(config: FineTuneConfig, phases: Sequence[Phase], updates: int) -> Phase | None:
-    """The head trained alone, only to compare with; None if the run begins with that.
+    """The head trained alone, only to compare with; None where none is new or it comes first.
 
     Args:
         config: of the run.
         phases: of the run.
         updates: as in `phases_of`.
     """
-    if not config.results.probe_baseline or phases[0].train == "head":
+    new = config.model.task != LANGUAGE
+    if not (new and config.results.probe_baseline) or phases[0].train == "head":
         return None
     return _probe(config.fit, "probe-baseline", updates)
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import keras_hub
 
+from tf_finetune.data.paths import at_home
 from tf_finetune.model import folders
 from tf_finetune.model.fidelity import (
     adapted,
@@ -70,7 +71,7 @@ def load(preset: str, *, dtype: str = "float32") -> Loaded:
         return _from_folder(packaged_path(preset), dtype)
     if preset.startswith("hf://"):
         return _from_folder(folders.download(preset), dtype)
-    path = Path(preset).expanduser()
+    path = at_home(preset)
     if path.suffix == ".keras":
         return _from_keras_file(path, dtype)
     if path.is_dir():

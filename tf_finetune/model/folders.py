@@ -80,6 +80,15 @@ def check_hugging_face(folder: Path, config: dict[str, Any]) -> list[Path]:
             f"is no conversion to a text classifier; allowed: {', '.join(MODEL_TYPES)}."
         )
     refuse_unfaithful(folder, config)
+    return check_weights(folder)
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, all of which can be read.
+
+    Raises:
+        UserError: if there are none, or one is missing, cut off or damaged.
+    """
     files = _weight_files(folder)
     for file in files:
         try:

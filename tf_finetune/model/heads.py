@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
+from tf_finetune.model.responses import ResponseCrossentropy, TokenAccuracy
 from tf_finetune.model.tagging import SpanF1, TagScore, WordCrossentropy
 
 
@@ -45,7 +46,7 @@ class TokenPooling(keras.layers.Layer):
 
 def activation(kind: str) -> str:
     """The activation that turns the head's logits into what is reported."""
-    given = {"multi_label": "sigmoid", "regression": "linear"}
+    given = {"multi_label": "sigmoid", "regression": "linear", LANGUAGE: "linear"}
     return given.get(kind, "softmax")
 
 
@@ -56,12 +57,15 @@ def loss(
 
     Labels are (n,) whole numbers for `classification`, or where `soft` shares (n, k) of
     classes, (n, k) zeros and ones for `multi_label` and (n, 1) numbers for `regression`; for
-    `token_classification` as in `WordCrossentropy`, of which `words` is the mean number of a row.
+    `token_classification` as in `WordCrossentropy`, of which `words` is the mean number of a row,
+    and for `causal_lm` as in `ResponseCrossentropy`.
     """
     if kind == "regression":
         return keras.losses.MeanSquaredError()
     if kind == TOKENS:
         return WordCrossentropy(words, label_smoothing)
+    if kind == LANGUAGE:
+        return ResponseCrossentropy(words)
     if kind == "multi_label":
         return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     if soft:
@@ -97,6 +101,8 @@ def metrics(kind: str, *, soft: bool = False) -> list[keras.metrics.Metric]:
         return [keras.metrics.MeanAbsoluteError(name="mae")]
     if kind == TOKENS:
         return [TagScore(), SpanF1()]
+    if kind == LANGUAGE:
+        return [TokenAccuracy()]
     if kind == "multi_label":
         # Logits: above 0 is a probability above one half.
         return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
@@ -108,4 +114,5 @@ def metrics(kind: str, *, soft: bool = False) -> list[keras.metrics.Metric]:
 def monitor(kind: str) -> tuple[str, str]:
     """The validation metric that phases are judged by, and `max` or `min`."""
     found = {"regression": ("val_mae", "min"), TOKENS: ("val_score", "max")}
+    found[LANGUAGE] = ("val_loss", "min")
     return found.get(kind, ("val_accuracy", "max"))

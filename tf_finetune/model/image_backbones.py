@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import keras_hub
 
+from tf_finetune.data.paths import at_home
 from tf_finetune.errors import UserError
 from tf_finetune.model import folders, lite0
 from tf_finetune.model.folders import explained, wrong_preset
@@ -69,7 +70,7 @@ class LoadedPictures:
 
 def is_for_pictures(preset: str) -> bool:
     """Whether a preset names a model of pictures; nothing is loaded and nothing fetched."""
-    path = Path(preset).expanduser()
+    path = at_home(preset)
     if preset == lite0.PRESET or preset.startswith((_APPLICATIONS, "hf://timm/")):
         return True
     known = keras_hub.models.ImageClassifierPreprocessor.presets
@@ -105,7 +106,7 @@ def load_pictures(preset: str) -> LoadedPictures:
     Raises:
         UserError: if there is none, it cannot be fetched, is damaged, or not for pictures.
     """
-    path = Path(preset).expanduser()
+    path = at_home(preset)
     if preset == lite0.PRESET or path.suffix == ".pth":
         file = packaged_path(lite0.PACKAGED) if preset == lite0.PRESET else path
         return LoadedPictures(

@@ -42,13 +42,14 @@ class Step:
 
     def run(self, values: Values, training: bool | None) -> None:
         """Adds what it gives to `values`."""
-        args, kwargs = self._arguments(values)
+        args, kwargs = self.arguments(values)
         if training is not None and "training" in getattr(self.operation, "_call_context_args", ()):
             kwargs["training"] = training  # whatever it was called with, as Keras does
         found = keras.tree.flatten(self.operation(*args, **kwargs))
         values.update(zip(self.writes, found, strict=True))
 
-    def _arguments(self, values: Values) -> tuple[Any, dict[str, Any]]:
+    def arguments(self, values: Values) -> tuple[Any, dict[str, Any]]:
+        """What it is called with."""
         taken = zip(self.node.input_tensors, self.reads, strict=True)
         args, kwargs = self.node.arguments.fill_in({id(t): values[key] for t, key in taken})
         return args, dict(kwargs)
@@ -134,7 +135,7 @@ def _shapes(
             shape = specs[step.reads[0]].shape
             specs[step.writes[0]] = keras.KerasTensor(shape, dtype=step.operation.dtype)
         elif [specs[key].shape for key in step.reads] != [x.shape for x in step.node.input_tensors]:
-            args, kwargs = step._arguments(specs)
+            args, kwargs = step.arguments(specs)
             try:
                 found = keras.tree.flatten(step.operation.compute_output_spec(*args, **kwargs))
             except (TypeError, ValueError, NotImplementedError):  # it cannot tell: as it was said

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+# Tensors may share numbers, but not many of them.
+_MOST_GROWTH = 4
 _STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -88,11 +90,11 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
 
 
 def _read(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
-    if _Pickle(stream).load() != _MAGIC or _Pickle(stream).load() != _PROTOCOL:
+    if _Pickle(_Whole(stream)).load() != _MAGIC or _Pickle(_Whole(stream)).load() != _PROTOCOL:
         raise TorchFileError("it is no file by torch.save")
-    if not _Pickle(stream).load().get("little_endian"):
+    if not _Pickle(_Whole(stream)).load().get("little_endian"):
         raise TorchFileError("its numbers are big-endian")
-    tensors, keys = _Pickle(stream).load(), _Pickle(stream).load()
+    tensors, keys = _Pickle(_Whole(stream)).load(), _Pickle(_Whole(stream)).load()
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(held, _Tensor) for name, held in tensors.items()
     ):
@@ -111,6 +113,12 @@ def _read(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
         if not 0 <= count * dtype.itemsize <= size - stream.tell():
             raise TorchFileError("it is cut off")
         arrays[key] = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
+    whole = sum(
+        math.prod(tensor.shape) * np.dtype(tensor.storage.dtype).itemsize
+        for tensor in tensors.values()
+    )
+    if whole > _MOST_GROWTH * size:
+        raise TorchFileError("its tensors are far larger than it is")
     return {name: _array(tensor, arrays) for name, tensor in tensors.items()}
 
 
@@ -121,7 +129,30 @@ def _array(tensor: _Tensor, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(view).reshape(tensor.shape)
 
 
-class _Pickle(pickle.Unpickler):
+class _Whole:
+    """A file in which nothing is shorter than it was asked for, but at its end an error."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, count: int) -> bytes:
+        """So many bytes."""
+        found = self._stream.read(count)
+        if len(found) < count:
+            raise EOFError
+        return found
+
+    def readline(self) -> bytes:
+        """A line with its end."""
+        found = self._stream.readline()
+        if not found.endswith(b"\n"):
+            raise EOFError
+        return found
+
+
+class _Pickle(pickle._Unpickler):
+    """In Python: the one in C makes room for whatever number a pickle gives its objects."""
+
     def find_class(self, module: str, name: str) -> Any:
         """What a pickle may name."""
         found = _ALLOWED.get((module, name))

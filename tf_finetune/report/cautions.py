@@ -48,8 +48,11 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
     if not line.get("floor_reached", True):
         found.append(FLOOR_MISSED)
     found += losses(card)
-    for name, why in card.get("failed_exports", {}).items():
-        found.append(f"There is no export as `{name}`: {why.splitlines()[0]}")
+    # Why is said where no model card goes: it may show a row.
+    found += [
+        f"There is no export as `{name}`, which failed: `failed_exports` in metrics.json says why."
+        for name in card.get("failed_exports", {})
+    ]
     for phase in card["phases"]:
         if skipped := phase.get("skipped"):
             found.append(

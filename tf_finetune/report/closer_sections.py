@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.results.wording import NAMES, decisive, short, shortened, table, value_of
 
 _MISTAKES = 5
@@ -91,8 +91,14 @@ def _selective(card: Mapping[str, Any]) -> str:
 
 
 def mistakes_title(card: Mapping[str, Any]) -> str:
-    """Of the rows that are most wrong."""
-    return "The worst rows" if card["task"] == TOKENS else "The surest mistakes"
+    """Of the rows that are most wrong, or of what a language model writes."""
+    named = {TOKENS: "The worst rows", LANGUAGE: "What it writes"}
+    return named.get(card["task"], "The surest mistakes")
+
+
+def mistakes_words(card: Mapping[str, Any]) -> tuple[str, str]:
+    """For what should have been, and for what the model chose."""
+    return ("expected", "written") if card["task"] == LANGUAGE else ("true", "chosen")
 
 
 def _mistakes(card: Mapping[str, Any]) -> str:
@@ -102,8 +108,10 @@ def _mistakes(card: Mapping[str, Any]) -> str:
         [m["place"], m["label"], m["chosen"], short(m["badness"]), _text(m)]
         for m in card["mistakes"][:_MISTAKES]
     ]
-    how = {"regression": "error", TOKENS: "wrong entities"}.get(card["task"], "sure by")
-    return f"### {mistakes_title(card)}\n\n" + table(["row", "true", "chosen", how, "text"], rows)
+    named = {"regression": "error", TOKENS: "wrong entities", LANGUAGE: "loss a token"}
+    how = named.get(card["task"], "sure by")
+    head = ["row", *mistakes_words(card), how, "prompt" if card["task"] == LANGUAGE else "text"]
+    return f"### {mistakes_title(card)}\n\n" + table(head, rows)
 
 
 def _text(told: Mapping[str, Any]) -> str:

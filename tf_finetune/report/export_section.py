@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.exports.parity import Exported
 from tf_finetune.results.wording import NAMES, SHARES, decisive, table, value_of
 
@@ -40,6 +41,7 @@ _USES = {
         "`AutoTokenizer`."
     ),
 }
+_RESPONDS = "`keras_hub` is read by `keras_hub.models.CausalLM.from_preset`."
 _OF_PICTURES = (
     "LiteRT and ONNX files take `pixels`, uint8 (n, height, width, 3), at the size that "
     "`tf_finetune.json` beside them names."
@@ -65,6 +67,8 @@ def section(card: Mapping[str, Any]) -> str:
     ]
     head = ["export", "size", "run by", "differs from the model by", *on_test_head(card)]
     notes = [f"- {_USES[name]}{_tokens(one)}" for name, one in exports.items() if name in _USES]
+    if card["task"] == LANGUAGE:
+        notes = [f"- {_RESPONDS}"] if "keras_hub" in exports else []
     if word == "picture":
         notes = [f"- {_OF_PICTURES}"] if exports.keys() - {"saved_model"} else []
     notes += [f"- {_FLOATS}" for one in exports.values() if not one["facts"].get(_WHOLE, True)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.report import export_section
 from tf_finetune.report.cautions import cautions
 from tf_finetune.report.closer_sections import drift_section, label_section, row_sections
@@ -35,6 +35,7 @@ BASELINES = {
     "majority": "knows only the training labels",
     "previous": "the run before",
     "word_tags": "each word's most frequent tag",
+    "untuned": "before fine-tuning",
 }
 
 
@@ -92,7 +93,8 @@ def summary(card: Mapping[str, Any], workdir: Path) -> str:
 
 def task_name(task: str) -> str:
     """As people write it."""
-    return {"multi_label": "multi-label classification"}.get(task, task.replace("_", " "))
+    named = {"multi_label": "multi-label classification", LANGUAGE: "responses to prompts"}
+    return named.get(task, task.replace("_", " "))
 
 
 def opening_lines(card: Mapping[str, Any]) -> list[str]:
@@ -108,17 +110,27 @@ def opening_lines(card: Mapping[str, Any]) -> list[str]:
             f"It counts whole entities, {test['entities']:,} in {test['words']:,} words: one is "
             "right where its type and all of its words are."
         )
+    if card["task"] == LANGUAGE:
+        lines.append(
+            f"It counts the {test['tokens']:,} tokens of the responses, each foreseen from the "
+            "prompt and the response before it: among so many equally likely tokens the model "
+            "would be as unsure."
+        )
     for key, scores in card["baselines"].items():
         what = {
             "majority": "A guess that knows only the training labels",
             "probe": "The same head trained alone on the untouched backbone",
             "previous": "The run before (`results.previous`)",
             "word_tags": "A guess that gives each word its most frequent tag in training",
+            "untuned": "The same model before fine-tuning",
         }.get(key, key)
         lines.append(f"{what} gets {value_of(scores, name)}.")
     if gain := card.get("gain_over_probe"):
         opening = "Beyond the head alone, fine-tuning the backbone changed this by"
         lines.append(_gain(gain, opening, "the head alone"))
+    if gain := card.get("gain_over_untuned"):
+        opening = "On the same rows, fine-tuning lowered it by"
+        lines.append(_gain(gain, opening, "the model as it was"))
     if gain := card.get("gain_over_previous"):
         opening = "Beside the run before, this one changed it by"
         lines.append(_gain(gain, opening, "the run before"))
@@ -185,8 +197,8 @@ def _confusion(card: Mapping[str, Any]) -> str:
 
 def _data(card: Mapping[str, Any], prepared: Any) -> str:
     splits = prepared.splits
-    rows: list[list[Any]] = [["all", *(f"{len(chosen):,}" for chosen in splits.values())]]
-    if card["task"] != "regression":
+    rows: list[list[Any]] = [["all", *(f"{count:,}" for count in prepared.counts.values())]]
+    if prepared.class_names:
         counts = [
             class_counts(prepared.labels[c], len(prepared.class_names)) for c in splits.values()
         ]

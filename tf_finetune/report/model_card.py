@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.report.cautions import cautions, solved
 from tf_finetune.report.markdown import figures, opening_lines, task_name
 from tf_finetune.report.usage_section import usage
@@ -23,6 +23,7 @@ _METRICS = {
     "micro_f1": "f1",
     "mae": "mae",
     "r2": "r2",
+    "perplexity": "perplexity",
 }
 _LONGEST = 100
 
@@ -38,7 +39,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
     import yaml
 
     front = yaml.safe_dump(_front(card, config), sort_keys=False, allow_unicode=True)
-    rows = ", ".join(f"{len(chosen):,} {name}" for name, chosen in prepared.splits.items())
+    rows = ", ".join(f"{count:,} {name}" for name, count in prepared.counts.items())
     parts = [
         f"---\n{front}---",
         f"# {_name(config)}",
@@ -62,8 +63,7 @@ def render(card: Mapping[str, Any], config: FineTuneConfig, prepared: Any) -> st
 def _front(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
     known = [name for name in _METRICS if card["test"].get(name) is not None]
     kind = "image-classification" if "image_size" in card else "text-classification"
-    if card["task"] == TOKENS:
-        kind = "token-classification"
+    kind = {TOKENS: "token-classification", LANGUAGE: "text-generation"}.get(card["task"], kind)
     found: dict[str, Any] = {"library_name": "keras", "pipeline_tag": kind}
     if config.model.preset.startswith("hf://"):
         found["base_model"] = config.model.preset.removeprefix("hf://")
@@ -109,6 +109,8 @@ def _dataset(config: FineTuneConfig) -> str:
 def _labels(card: Mapping[str, Any]) -> str:
     if card["task"] == "regression":
         return "The target is a number."
+    if card["task"] == LANGUAGE:
+        return "Each is a prompt with a response."
     names = ", ".join(map(cell, card["class_names"]))
     return "Labels: " + shortened(names, _LONGEST) + "."
 

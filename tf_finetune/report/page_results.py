@@ -7,9 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.report.cautions import caution_lines
-from tf_finetune.report.closer_sections import interval, mistakes_title, suspected, value_name
+from tf_finetune.report.closer_sections import (
+    interval,
+    mistakes_title,
+    mistakes_words,
+    suspected,
+    value_name,
+)
 from tf_finetune.report.markdown import BASELINES
 from tf_finetune.results import calibration, retention
 from tf_finetune.results.wording import (
@@ -110,6 +116,7 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
         for s in card.get("slices", ())
     ]
     named = {"regression": "off by {:.4g}", TOKENS: "{:.0f} wrong entities"}
+    named[LANGUAGE] = "loss of a token {:.3g}"
     how = named.get(card["task"], "sure by {:.1%}")
     audit = card.get("label_audit")
     return {
@@ -127,6 +134,7 @@ def closer_parts(card: Mapping[str, Any]) -> dict[str, Any]:
             for row in card.get("selective", ())
         ],
         "mistakes_title": mistakes_title(card),
+        "mistakes_words": mistakes_words(card),
         "choice": _CHOICES.get(card["task"], ""),
         "mistakes": [m | {"how": how.format(m["badness"])} for m in card.get("mistakes", ())],
         "audit": audit

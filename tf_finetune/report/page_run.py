@@ -20,8 +20,8 @@ _MOST_CLASSES = 50
 def data_parts(card: Mapping[str, Any], prepared: Any) -> dict[str, Any]:
     """Rows of each split, and what was found wrong with them."""
     splits, names = prepared.splits, prepared.class_names
-    rows: list[list[Any]] = [["all", *(f"{len(chosen):,}" for chosen in splits.values())]]
-    if card["task"] != "regression":
+    rows: list[list[Any]] = [["all", *(f"{count:,}" for count in prepared.counts.values())]]
+    if names:
         counts = [class_counts(prepared.labels[rows], len(names)) for rows in splits.values()]
         by_class = zip(names, *counts, strict=True)
         rows += [[name, *(f"{n:,}" for n in each)] for name, *each in by_class][:_MOST_CLASSES]

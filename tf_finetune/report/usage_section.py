@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 
 _MOST_CLASSES = 20
 
@@ -32,8 +32,10 @@ def usage(card: Mapping[str, Any], config: FineTuneConfig, *, here: bool = False
         sample = '["a.jpg", "b.png"]'
     elif config.data.text_pair:
         sample = '(["a text"], ["its second text"])'
-    tokens, quoted = card["task"] == TOKENS, shlex.quote(str(run))
-    output = "predictions.jsonl" if tokens else "predictions.csv"
+    if card["task"] == LANGUAGE:
+        sample = '["a prompt", "another"]'
+    quoted = shlex.quote(str(run))
+    output = "predictions.jsonl" if card["task"] in (TOKENS, LANGUAGE) else "predictions.csv"
     text = (
         f"{'In this folder, predict' if here else 'Predict'} a file, or go on in Python:\n\n"
         "```\n"
@@ -75,6 +77,13 @@ def _exported(card: Mapping[str, Any], export: Mapping[str, Any], config: FineTu
             'content = tf.io.read_file("a.jpg")\n'
             'served.signatures["serving_default"](image_bytes=content[tf.newaxis])'
         )
+    if card["task"] == LANGUAGE:
+        return (
+            f"prompts and needs neither this package nor Keras. In a fresh process it wrote the "
+            f"model's own responses to {export['texts']} prompts.\n\n"
+            f"```python\nimport tensorflow as tf\nimport tensorflow_text\n\n{load}"
+            'served.signatures["serving_default"](text=tf.constant(["a prompt"]))'
+        )
     if card["task"] == TOKENS:
         return (
             "texts, or by `serving_words` words, and needs neither this package nor Keras. "
@@ -95,6 +104,8 @@ def _exported(card: Mapping[str, Any], export: Mapping[str, Any], config: FineTu
 def _columns(card: Mapping[str, Any]) -> str:
     if card["task"] == TOKENS:
         return "words, tags and spans of each, by name"
+    if card["task"] == LANGUAGE:
+        return "a response each"
     if card["task"] == "regression":
         return "one value a picture" if "image_size" in card else "one value a text"
     names = (" ".join(n.split()).replace("`", "'") for n in card["class_names"][:_MOST_CLASSES])

@@ -12,7 +12,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.checks import place
 from tf_finetune.data.rows_file import taken
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.fit import precision
 from tf_finetune.fit.feature_cache import outputs_of
 from tf_finetune.model.headed import HeadedTask
@@ -21,6 +21,7 @@ from tf_finetune.results.drifted import drift_by_block
 from tf_finetune.results.judgement import Judgement
 from tf_finetune.results.label_audit import METHOD, LabelAudit, audit_labels
 from tf_finetune.results.mistakes import MOST_MISTAKES, MOST_TEXT, nearest, worst
+from tf_finetune.results.response_judgement import look_at_responses
 from tf_finetune.results.selective import selective
 from tf_finetune.results.slices import by_slice, length_buckets
 from tf_finetune.results.tag_judgement import look_at_tags
@@ -39,7 +40,7 @@ def look_closer(
     """More entries for the card.
 
     Writes into the run folder the order of suspected labels, and what the model gave for
-    each test row; neither where words have labels.
+    each test row; neither where words have labels, nor of a language model.
 
     Args:
         setup: of the run.
@@ -51,9 +52,12 @@ def look_closer(
     tunes = any(phase.train != "head" for phase in setup.phases)
     if task.kind == TOKENS:
         found = look_at_tags(setup, config, judgement.outputs, _slices(setup, config))
+    elif task.kind == LANGUAGE:
+        outputs = judgement.outputs
+        found = look_at_responses(setup, task, config, outputs, _slices(setup, config))
     else:
         found = _look_at_rows(setup, task, config, judgement, run, tunes=tunes)
-    if config.results.drift and tunes:
+    if config.results.drift and tunes and task.kind != LANGUAGE:
         held_out = setup.prepared.splits["validation"]
         found["drift"] = drift_by_block(
             config.model.preset, task.backbone, setup.store, held_out, config.fit.eval_batch
@@ -160,7 +164,10 @@ def _labels(
     setup: Setup, task: HeadedTask, rows: np.ndarray, audit: LabelAudit, run: Path
 ) -> dict[str, Any]:
     names, given = task.class_names, setup.prepared.labels[rows]
-    with written_whole(run / LABELS) as temporary, temporary.open("w", newline="") as file:
+    with (
+        written_whole(run / LABELS) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["file", "row", "label", "likely", "quality", "suspected"])
         for i in audit.order:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.errors import UserError
 from tf_finetune.results import evaluate
 from tf_finetune.results.paired import holm, mcnemar
@@ -63,9 +63,10 @@ def read_run(folder: Path) -> Run:
         UserError: if the folder holds none.
     """
     check_finished(folder)
-    if read_config(folder).model.task == TOKENS:
+    task = read_config(folder).model.task
+    if task in (TOKENS, LANGUAGE):
         raise UserError(
-            f'"{folder}" is a run of {TOKENS}, whose test rows are not kept for a comparison; '
+            f'"{folder}" is a run of {task}, whose test rows are not kept for a comparison; '
             "score both runs on one file with --mode=evaluate --input=FILE."
         )
     return Run(

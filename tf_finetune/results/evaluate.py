@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.errors import UserError
-from tf_finetune.results.resampling import F1, middle, resamples
+from tf_finetune.results.resampling import F1, middle, one_hot, resamples
 
 # The figures that get an interval, by task; the first is the one that counts.
 INTERVALS = {
@@ -18,6 +18,10 @@ INTERVALS = {
     "multi_label": ("subset_accuracy", "macro_f1", "micro_f1"),
     "regression": ("mae", "r2"),
 }
+
+
+# A matrix of more classes is larger than all the rest of a card.
+_MOST_CONFUSED = 200
 
 
 def score(
@@ -45,7 +49,8 @@ def score(
 
     Returns:
         Figures that can be written as JSON. Classification: `accuracy`,
-        `macro_f1`, `log_loss`, `per_class`, `confusion` (rows are the truth).
+        `macro_f1`, `log_loss`, `per_class`, and of up to 200 classes `confusion` (rows are
+        the truth).
         Multi-label: `subset_accuracy`, `micro_f1`, `macro_f1`, `per_class`.
         Regression: `mae`, `rmse`, `r2` (None where all labels are equal). All:
         `rows`, and `NAME_interval` for the figures in `INTERVALS`.
@@ -211,7 +216,7 @@ def _score_classes(
     # A resample of rows is a multinomial draw over the cells that are not empty.
     truth, chosen = np.nonzero(confusion)
     cells = confusion[truth, chosen]
-    each = F1(np.eye(k)[truth], np.eye(k)[chosen])
+    each = F1(one_hot(truth, k), one_hot(chosen, k))
     right = (truth == chosen).astype("float64")
     likely = np.clip(outputs[np.arange(n), labels], np.finfo("float64").eps, 1.0)
     rounds = [
@@ -224,7 +229,7 @@ def _score_classes(
         "log_loss": float(-np.mean(np.log(likely))),
         **_intervals("classification", rounds),
         "per_class": each.table(cells, names),
-        "confusion": confusion.tolist(),
+        **({"confusion": confusion.tolist()} if k <= _MOST_CONFUSED else {}),
     }
 
 
@@ -276,7 +281,9 @@ def _score_regression(
 def _r2(means: np.ndarray) -> np.ndarray:
     variance = means[..., 3] - means[..., 2] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(variance > 1e-300, 1 - means[..., 1] / variance, np.nan)
+        # Of equal targets rounding leaves a little.
+        least = np.maximum(1e-10 * means[..., 3], 1e-300)
+        return np.where(variance > least, 1 - means[..., 1] / variance, np.nan)
 
 
 def _intervals(task: str, rounds: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.results import calibration, evaluate, retention
 from tf_finetune.results.paired import mcnemar
+from tf_finetune.results.response_judgement import judge_responses
 from tf_finetune.results.tag_judgement import judge_tags
 
 
@@ -23,7 +24,7 @@ class Judgement:
     Attributes:
         card: as `evaluate.card` makes it.
         outputs: of the model that is shipped, by split.
-        labels: by split; of tagged words as in `Prepared`.
+        labels: by split; of tagged words as in `Prepared`, and none of a language model.
     """
 
     card: dict[str, Any]
@@ -48,6 +49,9 @@ def judge(
         previous: what an earlier run gave for the test rows.
     """
     task, prepared = setup.task, setup.prepared
+    if task.kind == LANGUAGE:
+        card, outputs = judge_responses(setup, config, untuned)
+        return Judgement(card=card, outputs=outputs, labels={})
     labels = {name: prepared.labels[rows] for name, rows in prepared.splits.items()}
     # How sure the model should be: of soft labels their shares.
     targets = {name: prepared.targets[rows] for name, rows in prepared.splits.items()}

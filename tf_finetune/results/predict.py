@@ -63,9 +63,9 @@ def predict_texts(model: Any, texts: Sequence[str] | Sequence[tuple[str, str]]) 
 
     Returns:
         A dict for each text: `text` (and `text_pair`) or `image`, and by task `label` and
-        `probabilities` by class name, `labels` and `probabilities`, or `value`; of tagged
-        words `words`, `tags` and `spans`, each with `type`, `text`, `start`, `end` and
-        `probability`.
+        `probabilities` by class name, `labels` and `probabilities`, or `value`; of a language
+        model `response`; of tagged words `words`, `tags` and `spans`, each with `type`, `text`,
+        `start`, `end` and `probability`.
     """
     if not texts:
         return []
@@ -214,7 +214,7 @@ def _write(model: Any, table: pa.Table, file: TextIO, kind: type) -> int:
     return unseen
 
 
-def _outputs(model: Any, columns: list[list[str]]) -> np.ndarray:
+def _outputs(model: Any, columns: list[list[str]]) -> Any:
     return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
 
 
@@ -229,6 +229,8 @@ def _described(model: Any, row: Any) -> dict[str, Any]:
         names = ("type", "text", "start", "end", "probability")
         spans = [{name: getattr(span, name) for name in names} for span in row.spans]
         return {"words": row.words, "tags": row.tags, "spans": spans}
+    if isinstance(row, str):
+        return {"response": row}
     if model.kind == "regression":
         return {"value": _short(row[0])}
     shares = {name: _short(value) for name, value in zip(model.class_names, row, strict=True)}
@@ -250,6 +252,8 @@ def _head(row: dict) -> str:
             for s in row["spans"]
         )
         return ", ".join(named) or "(none)"
+    if "response" in row:
+        return " ".join(row["response"].split()) or "(nothing)"
     if "value" in row:
         return f"{row['value']:.4g}"
     if "labels" in row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,13 @@ class F1:
     """F1 over groups of equal rows, from how many rows each group has.
 
     Args:
-        truth: (groups, k) zeros and ones.
-        chosen: (groups, k) zeros and ones.
+        truth: (groups, k) zeros and ones, as an array or a sparse one of scipy.
+        chosen: (groups, k) likewise.
     """
 
-    def __init__(self, truth: np.ndarray, chosen: np.ndarray) -> None:
+    def __init__(self, truth: Any, chosen: Any) -> None:
         self._truth, self._chosen = truth.astype("float64"), chosen.astype("float64")
-        self._both = self._truth * self._chosen
+        self._both = self._truth * self._chosen  # by elements: of a sparse array too
 
     def _ratio(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return 2 * (weights @ self._both), weights @ self._truth + weights @ self._chosen
@@ -67,3 +68,11 @@ class F1:
             }
             for i, name in enumerate(names)
         }
+
+
+def one_hot(classes: np.ndarray, k: int) -> Any:
+    """(n, k) zeros and ones, without the zeros."""
+    from scipy.sparse import csr_array
+
+    count = len(classes)
+    return csr_array((np.ones(count), (np.arange(count), classes)), shape=(count, k))

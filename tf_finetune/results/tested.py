@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,9 @@ class Tested:
     outputs: np.ndarray
 
     def in_order_of_keys(self) -> Tested:
-        """The same rows; those of equal text stay in their order."""
-        order = np.argsort(self.keys, kind="stable")
+        """The same rows, those of equal text by their labels."""
+        labels = self.labels.reshape(len(self.keys), -1)
+        order = np.lexsort((*labels.T[::-1], self.keys))
         return Tested(keys=self.keys[order], labels=self.labels[order], outputs=self.outputs[order])
 
 
@@ -73,5 +75,5 @@ def read(folder: Path) -> Tested:
     try:
         with np.load(file, allow_pickle=False) as found:
             return Tested(**{name: found[name] for name in ("keys", "labels", "outputs")})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'"{file}" cannot be read: {error}. Copy it again.') from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf_finetune.data_checks import TOKENS
+from tf_finetune.data.findings import safe
+from tf_finetune.data_checks import LANGUAGE, TOKENS
 
 NAMES = {
     "f1": "F1",
@@ -16,11 +17,17 @@ NAMES = {
     "micro_f1": "micro-F1",
     "subset_accuracy": "all labels right",
     "log_loss": "log loss",
+    "perplexity": "perplexity",
+    "token_loss": "loss of a token",
+    "token_accuracy": "tokens right",
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
     "r2": "R²",
 }
-SHARES = ("f1", "precision", "recall", "accuracy", "macro_f1", "micro_f1", "subset_accuracy")
+SHARES = (
+    *("f1", "precision", "recall", "accuracy", "macro_f1", "micro_f1", "subset_accuracy"),
+    "token_accuracy",
+)
 
 
 def value_of(scores: Mapping[str, Any], name: str) -> str:
@@ -70,8 +77,7 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 def cell(value: Any) -> str:
     """A text that can neither break a table nor be taken for HTML, a link, a picture or code."""
-    line = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
-    return line.replace("[", "\\[").replace("`", "'")
+    return safe(str(value))
 
 
 def input_size(card: Mapping[str, Any]) -> str:
@@ -84,6 +90,7 @@ def input_size(card: Mapping[str, Any]) -> str:
 def decisive(card: Mapping[str, Any]) -> str:
     """The figure that counts."""
     named = {"regression": "mae", "multi_label": "subset_accuracy", TOKENS: "f1"}
+    named[LANGUAGE] = "perplexity"
     return named.get(card["task"], "accuracy")
 
 

@@ -113,7 +113,7 @@ def _one(
         _check_itself(config, cache, data)
         mistake = str(error)
     if digest:
-        _check_same(study, digest, folder.parent)
+        check_same(study, digest, folder.parent)
     how = "refused" if mistake else how
     shutil.rmtree(folder, ignore_errors=True)
     trial.set_user_attr("figures", figures)
@@ -144,7 +144,8 @@ def _refused(config: FineTuneConfig) -> str:
     return ""
 
 
-def _check_same(study: Any, digest: str, run: Path) -> None:
+def check_same(study: Any, digest: str, run: Path) -> None:
+    """Raises `UserError` where the trials of a tuning were on other data."""
     if study.user_attrs.get("data", digest) != digest:
         raise UserError(f'"{run}" holds a tuning on other data; choose another workdir.')
     study.set_user_attr("data", digest)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_finetune.config import FineTuneConfig
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.errors import UserError
 from tf_finetune.fit.phases import unread
 from tf_finetune.value_checks import nearest
@@ -81,8 +82,10 @@ def default_space(config: FineTuneConfig) -> Space:
     space: Space = {
         f"fit.{name}": Range(low=middle / 10, high=middle * 10, log=True),
         "fit.weight_decay": (0.0, 0.01, 0.1),
-        "model.dropout": (0.0, 0.1, 0.3),
     }
+    if config.model.task == LANGUAGE:  # which has no new head
+        return space
+    space["model.dropout"] = (0.0, 0.1, 0.3)
     if config.phases not in rate:
         space["fit.layer_decay"] = (0.8, 0.9, 1.0)
     if config.model.task != "regression":

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from tf_finetune import quiet
+from tf_finetune.assemble import set_up
 from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
@@ -18,16 +21,18 @@ from tf_finetune.exports import every_format
 from tf_finetune.finished import FitResult
 from tf_finetune.fit.frozen_part import remove_kept
 from tf_finetune.model import heads
+from tf_finetune.preflight import share_gpu
 from tf_finetune.results.compare import read_run
+from tf_finetune.results.previous import previous_outputs
 from tf_finetune.settings import TuneConfig
 from tf_finetune.stopping import Stop
 from tf_finetune.train import fine_tune
-from tf_finetune.tuning.loop import try_settings
-from tf_finetune.tuning.space import Space, read_space, with_values
+from tf_finetune.tuning.loop import check_same, try_settings
+from tf_finetune.tuning.space import Space, own_values, read_space, with_values
 from tf_finetune.tuning.storage import ended, open_study, take_up
 from tf_finetune.tuning.told import account, recipe
 from tf_finetune.tuning.workers import try_together
-from tf_finetune.workdir import check_writable, write_atomically
+from tf_finetune.workdir import CARD, check_writable, write_atomically
 
 CONFIG, TOLD, RECIPE, BEST = "tuning.json", "tuning.md", "best.py", "best"
 # More may be asked for when the same command goes on.
@@ -81,10 +86,13 @@ def tune(
     space = read_space(config)
     _check(config, data, run)
     check_writable(run)
+    share_gpu(config)
     # Each trial has graphs of its own.
     with locked(run), quiet.without_retracing():
         _begin(run, config)
         study = open_study(config, run)
+        if own_values(config, space) is not None:
+            check_same(study, _set_up(config, run, data), run)
         take_up(study, config, space)
         if budget.workers > 1:
             try_together(config, run, say)
@@ -114,6 +122,20 @@ def _check(config: FineTuneConfig, data: Any, run: Path) -> None:
     every_format.check_exports(run / BEST / "export", every_format.wanted(config.results))
     if config.results.previous:
         read_run(Path(config.results.previous))
+
+
+def _set_up(config: FineTuneConfig, run: Path, data: Any) -> str:
+    """The digest of the data; raises what the final run would refuse of them and of the model.
+
+    What is made of the rows is there for the trials.
+    """
+    try:
+        setup = set_up(config, run / "cache", data, say=lambda line: None)
+        every_format.check_model(setup.task, every_format.wanted(config.results))
+        previous_outputs(config, setup)
+        return setup.prepared.digest
+    finally:
+        keras.backend.clear_session()
 
 
 def _begin(run: Path, config: FineTuneConfig) -> None:
@@ -148,6 +170,8 @@ def _folder(best: FineTuneConfig, run: Path, say: Callable[[str], None]) -> Path
             FineTuneConfig.from_json(config.read_text()), best
         ):
             return folder
+        if not (folder / CARD).exists():  # it was stopped, and has not seen the test split
+            continue
         say(
             f'"{folder}" is the run with settings that were best before; this one goes to another '
             "folder, and reads the test split once more: its figure is no longer of a first look."
@@ -180,7 +204,7 @@ def _keep(
     ]
     chosen = dataclasses.replace(with_values(config, best.params), tune=TuneConfig())
     folder = _folder(chosen, run, say)
-    earlier = [path.name for path in run.glob(f"{BEST}*") if path.is_dir() and path != folder]
+    earlier = [path.parent.name for path in run.glob(f"{BEST}*/{CARD}") if path.parent != folder]
     write_atomically(run / TOLD, account(monitor, list(space), rows, folder.name, sorted(earlier)))
     opening = f"The best of {len(trials)} trials, {monitor} {best.value:.4f}; see tuning.md."
     write_atomically(run / RECIPE, recipe(chosen, opening))

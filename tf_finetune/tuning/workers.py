@@ -124,6 +124,7 @@ def _work(run: Path, number: int) -> None:
     from tf_finetune import quiet
 
     quiet.import_tensorflow()
+    from tf_finetune.preflight import share_gpu
     from tf_finetune.tuning.loop import try_settings
     from tf_finetune.tuning.space import read_space
     from tf_finetune.tuning.storage import open_study
@@ -131,6 +132,7 @@ def _work(run: Path, number: int) -> None:
     def say(line: str) -> None:
         print(f"worker {number}: {line}", flush=True)
 
+    share_gpu(config)
     with quiet.without_retracing():
         try_settings(open_study(config, run), config, read_space(config), run, None, say, number)
 

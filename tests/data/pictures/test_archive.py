@@ -197,3 +197,15 @@ def test_an_encrypted_archive(here):
     (here / name).write_bytes(content)
     with pytest.raises(UserError, match=r'a.zip" cannot be unpacked.*password'):
         load(here, name)
+
+
+def test_what_is_passed_over_is_not_unpacked_without_end(here, monkeypatch):
+    monkeypatch.setattr(archive, "_LEAST_LIMIT", 10_000)
+    with tarfile.open(here / "a.tar.bz2", "w:bz2") as tar:
+        tar.add(here / "pictures" / "cat", "cat")
+        info = tarfile.TarInfo("readme.txt")
+        info.size = 10_000_000
+        tar.addfile(info, io.BytesIO(bytes(info.size)))
+        tar.add(here / "pictures" / "dog", "dog")
+    with pytest.raises(UserError, match="unpacks to more than 20 times what it holds"):
+        load(here, "a.tar.bz2")

@@ -263,3 +263,26 @@ def test_large_jpegs_come_smaller_but_look_the_same(tmp_path):
     assert small.size == (400, 300)
     a, b = (resize(one, (64, 64), "bilinear", "crop").astype(int) for one in (whole, small))
     assert np.abs(a - b).mean() < 1
+
+
+def test_what_is_no_file_and_what_is_too_long_is_not_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.png")  # to read it would wait for ever
+    with pytest.raises(Unusable, match="unreadable file"):
+        open_picture(str(tmp_path / "a.png"))
+    with (tmp_path / "b.tiff").open("wb") as file:
+        file.truncate(10**9 + 1)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
+    with pytest.raises(Unusable, match="file of more than 1 GB"):
+        open_picture(str(tmp_path / "b.tiff"))
+
+
+def test_a_palette_with_too_much_transparency_is_a_finding(tmp_path):
+    image = Image.fromarray(RGB).convert("P")
+    image.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    at = content.index(b"IDAT") - 4
+    data = b"tRNS" + bytes(300)
+    chunk = struct.pack(">I", 300) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / "a.png").write_bytes(content[:at] + chunk + content[at:])
+    with pytest.raises(Unusable, match="corrupt picture"):
+        decoded(tmp_path / "a.png")

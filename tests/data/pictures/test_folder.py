@@ -161,3 +161,15 @@ def test_more_texts_than_pictures_are_texts(folder):
     assert not is_images(DataConfig(path=str(folder)))
     assert load(folder)[0].column_names[0] == "text"
     assert load(folder, image="image")[0].num_rows == 6
+
+
+def test_a_picture_beside_class_folders_of_a_split(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "birds").mkdir(exist_ok=True)
+        made = folder_of_pictures(tmp_path / "birds", ("crow", "robin"), 2, seed=len(split))
+        made.rename(tmp_path / "birds" / split)
+    picture(3, 3).save(tmp_path / "birds" / "train" / "overview.png")
+    refused(tmp_path / "birds", "overview.png.*is it a split or a class")
+    classes = ("train", "test")
+    table, _ = load(tmp_path / "birds", classes=classes)
+    assert set(table["label"].to_pylist()) == {"train", "test"}

@@ -251,3 +251,43 @@ def test_a_prepared_tensorflow_data_set(here):
     order = [IMAGES.tolist().index(image.tolist()) for image in pixels(table)]
     assert sorted(order) == list(range(6))
     assert [["circle", "square"][LABELS[i]] for i in order] == table["label"].to_pylist()
+
+
+def test_paths_that_begin_as_pictures_do_are_paths(tmp_path, monkeypatch):
+    folder_of_pictures(tmp_path, ("BMW", "RIFFS"), 2)
+    (tmp_path / "cache").mkdir()
+    root = tmp_path / "pictures"
+    paths = [str(path.relative_to(root)) for path in sorted(root.rglob("*.png"))]
+    labels = [Path(path).parts[0] for path in paths]
+    data = tf.data.Dataset.from_tensor_slices((paths, labels))
+    config = DataConfig(image="image")
+    monkeypatch.chdir(root)
+    table, _ = read(config, "classification", tmp_path / "cache", data)
+    assert [Path(path).name for path in table["image"].to_pylist()] == ["0000.png", "0001.png"] * 2
+    assert all(Path(path).exists() for path in table["image"].to_pylist())
+
+
+def test_bytes_in_a_parquet_file_are_pictures_whatever_they_begin_with(tmp_path):
+    (tmp_path / "cache").mkdir()
+    rows = []
+    for i in range(2):
+        file = io.BytesIO()
+        Image.fromarray(IMAGES[i]).save(file, "PPM")
+        rows.append({"image": {"bytes": file.getvalue(), "path": None}, "label": "ab"[i]})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    config = DataConfig(path=str(tmp_path / "a.parquet"), image="image")
+    table, _ = read(config, "classification", tmp_path / "cache")
+    for path, pixels in zip(table["image"].to_pylist(), IMAGES[:2], strict=True):
+        assert np.array_equal(np.asarray(decode(open_picture(path))), pixels)
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+def test_pictures_in_grey_in_a_dataset(tmp_path, batch):
+    grey = np.random.default_rng(0).integers(0, 255, (8, 28, 28), dtype="uint8")
+    data = tf.data.Dataset.from_tensor_slices((grey, [0, 1] * 4))
+    data = data.batch(batch) if batch else data
+    assert is_images(DataConfig(), data)
+    table, _ = read(DataConfig(), "classification", tmp_path, data)
+    assert len(table) == 8
+    ids = tf.data.Dataset.from_tensor_slices((grey[:, 0].astype("int32"), [0, 1] * 4)).batch(4)
+    assert not is_images(DataConfig(), ids)

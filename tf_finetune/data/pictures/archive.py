@@ -120,8 +120,17 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 with archive.open(info) as content:
                     yield info.filename, content
         return
+    # Whatever is passed over is decompressed all the same.
+    packed = not path.name.lower().endswith(".tar")
+    left = max(_LEAST_LIMIT, _MOST_GROWTH * path.stat().st_size)
     with tarfile.open(path, "r:*", tarinfo=_Member) as tar:
         for member in tar:
+            left -= member.size
+            if packed and left < 0:
+                raise tarfile.ReadError(
+                    f"it unpacks to more than {_MOST_GROWTH} times what it holds; if that is "
+                    "right, unpack it yourself and give the folder"
+                )
             file = tar.extractfile(member) if member.isreg() else None
             if file is not None:
                 yield member.name, file

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import io
 import math
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image, ImageOps
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _MOST_PIXELS = 89_478_485  # above this Pillow itself warns of decompression bombs
 _LEAST_SIDE = 8
+_MOST_BYTES = 10**9
 # Of a picture with its border; four times as many and more are made smaller before.
 _MOST_PADDED = 2**24
 # JPEGs are decoded at a half, a quarter or an eighth of their size where that leaves this
@@ -48,6 +51,7 @@ KINDS = (
     "truncated picture",
     "corrupt picture",
     "unknown range of values",
+    "file of more than 1 GB",
 )
 """Why a file gives no picture."""
 
@@ -60,6 +64,11 @@ def open_picture(path: str) -> Image.Image:
             large: a header of a few bytes can ask for gigabytes.
     """
     try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):  # a pipe or a device, which may have no end
+            raise Unusable("unreadable file")
+        if state.st_size > _MOST_BYTES:
+            raise Unusable("file of more than 1 GB")
         content = Path(path).read_bytes()
     except OSError as error:
         gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -106,11 +115,13 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
             side = _REDUCING_GAP * max(least)  # it may still have to be turned
             image.draft(None, (side, side))
         image.load()
+        with contextlib.suppress(Exception):  # what is wrong with EXIF data hurts no pixel
+            ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
+    except Unusable:
+        raise
     except Exception as error:
         raise Unusable(_damage(error, "corrupt picture")) from None
-    with contextlib.suppress(Exception):  # what is wrong with EXIF data hurts no pixel
-        ImageOps.exif_transpose(image, in_place=True)
-    return _rgb(image)
 
 
 def of_python(value: Any) -> Image.Image:
@@ -161,10 +172,14 @@ def _damage(error: Exception, otherwise: str) -> str:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in _WIDE_GREY:
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() >= 2**16:
             raise Unusable("unknown range of values")
-        image = Image.fromarray(((values * 255 + 2**15) // (2**16 - 1)).astype(np.uint8))
+        wide = values.astype(np.uint32)
+        wide *= 255
+        wide += 2**15
+        wide //= 2**16 - 1
+        image = Image.fromarray(wide.astype(np.uint8))
     if image.mode == "F":
         raise Unusable("unknown range of values")
     if image.has_transparency_data:

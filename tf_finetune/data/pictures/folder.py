@@ -61,7 +61,7 @@ def parts(
             Part(name, split, _records(name, ((path, None) for path in found), config, columns))
         ]
     made = []
-    for known, place in split_folders(folder, split, _has_pictures).items():
+    for known, place in split_folders(folder, split, lambda f: _is_class(f, config)).items():
         pictures = _pictures(place, config, str(Path(name, place.relative_to(folder))))
         made.append(Part(str(place), known, _records(name, pictures, config, columns)))
     return made
@@ -93,8 +93,25 @@ def below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield path
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(is_picture(path.name) for path in folder.iterdir())
+def _is_class(folder: Path, config: DataConfig) -> bool:
+    """Whether a folder called as a split is one of a class: pictures stand right in it.
+
+    Raises:
+        UserError: if pictures stand in folders in it too, so that it may be either.
+    """
+    entries = sorted(folder.iterdir())
+    right = next((path for path in entries if is_picture(path.name)), None)
+    if right is None:
+        return False
+    inner = (path for entry in entries if entry.is_dir() for path in below(entry))
+    deeper = next((path for path in inner if is_picture(path.name)), None)
+    if deeper and folder.name not in config.classes:
+        raise UserError(
+            f'"{folder}" holds "{right.name}" and also pictures in folders, such as "{deeper}": is '
+            f'it a split or a class? For a split move "{right.name}" into a class folder or away; '
+            "for a class list all classes in config.data.classes."
+        )
+    return True
 
 
 def _pictures(folder: Path, config: DataConfig, shown: str) -> list[tuple[Path, str | None]]:

@@ -22,14 +22,14 @@ from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+# Long enough that no path begins so: `BMW/1.jpg` is one.
 _SIGNATURES = {
-    b"\xff\xd8\xff": ".jpg",
-    b"\x89PNG": ".png",
-    b"GIF8": ".gif",
-    b"BM": ".bmp",
-    b"RIFF": ".webp",
-    b"II*\0": ".tiff",
-    b"MM\0*": ".tiff",
+    re.compile(rb"\xff\xd8\xff"): ".jpg",
+    re.compile(rb"\x89PNG"): ".png",
+    re.compile(rb"GIF8[79]a"): ".gif",
+    re.compile(rb"BM.{4}\0{4}", re.DOTALL): ".bmp",
+    re.compile(rb"RIFF.{4}WEBP", re.DOTALL): ".webp",
+    re.compile(rb"II[*+]\0|MM\0[*+]"): ".tiff",
 }
 
 
@@ -57,14 +57,17 @@ def with_paths(part: Part, at: int, base: Path, folder: Path | None) -> Part:
 
 def _path(value: Any, base: Path, folder: Path | None) -> str:
     """The path; empty for none."""
+    inside = False
     if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():
-        value = value.get("bytes") or value.get("path")  # as Hugging Face's datasets store them
+        # As Hugging Face's datasets store them.
+        inside = isinstance(value.get("bytes"), bytes) and bool(value["bytes"])
+        value = value["bytes"] if inside else value.get("path")
     if is_null(value):
         return ""
     if isinstance(value, bytes):
-        suffix = next((s for sign, s in _SIGNATURES.items() if value.startswith(sign)), "")
-        if suffix:
-            return _kept(value, suffix, folder)
+        suffix = next((s for sign, s in _SIGNATURES.items() if sign.match(value)), "")
+        if suffix or inside:
+            return _kept(value, suffix or ".img", folder)
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, np.ndarray | Image.Image):
         return _kept(_png(value), ".png", folder)

@@ -89,6 +89,11 @@ def _are_pictures(data: Any) -> bool:
     """Whether data in memory hold pictures in the first place, or as `image`."""
     if hasattr(data, "element_spec"):
         data = data.element_spec
+        first = data[0] if isinstance(data, tuple) and data else None
+        if first is not None and hasattr(first, "dtype") and first.dtype.name != "string":
+            # One picture in grey; token ids have batches of a size that may vary.
+            grey = len(first.shape) == 2 and None not in first.shape
+            return grey or _is_array(first)
     if isinstance(data, Mapping):
         if "train" in data:
             return _are_pictures(data["train"])

@@ -74,7 +74,12 @@ def _kept(paths: list[str], folder: Path | None) -> np.ndarray:
             own = hashlib.blake2b(f"{one['kind']} {row}".encode(), digest_size=16).digest()
             seen["digest"][row] = np.frombuffer(own, np.uint8)
     if file:
-        with written_whole(file) as temporary, temporary.open("wb") as out:
+        # Without it the pictures are looked at again the next time.
+        with (
+            contextlib.suppress(OSError),
+            written_whole(file) as temporary,
+            temporary.open("wb") as out,
+        ):
             np.save(out, seen)
     return seen
 
