@@ -51,6 +51,8 @@ WORK: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], int]] = {
     "all, as is": ("examples_per_second", _STEADY, ("--train=all", "2"), _FEW),
     "first step": ("first_step_seconds", _STEADY, ("--train=all", "2"), _FEW),
     "to an accuracy": ("seconds_to_accuracy", (), ("--train=all", "3"), 0),
+    # Of the same runs.
+    "to the last epoch": ("seconds_to_last", (), ("--train=all", "3"), 0),
 }
 # KerasHub's own `fit` pads to 64 tokens, and an epoch takes long: those that are missing to the
 # epochs of the others are added as long as its last.
@@ -138,6 +140,8 @@ def run_pair(options: argparse.Namespace, name: str, pair: int) -> dict[str, dic
 def figure(name: str, pair: dict[str, dict[str, Any]], who: str) -> float:
     """What is measured of one side of a pair; infinite where an accuracy was not reached."""
     kind, found = WORK[name][0], pair[who]
+    if kind == "seconds_to_last":
+        return found["validated_at"][-1]
     if kind != "seconds_to_accuracy":
         whole = found.get("epochs", 0), int(WORK[name][2][1])
         # Fewer epochs than asked for: the others would have taken as long.

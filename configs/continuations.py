@@ -5,7 +5,7 @@ r"""A language model learns to go on with the beginning of a film review, by ada
 
 The first line writes 4,000 sentences of Rotten Tomatoes (requirements-demo.txt), halved. The
 pretrained GPT-2 of 124M parameters is fetched by KerasHub; where there is no network, a small
-one with random weights, written there too, shows that all of it works, within FIGURES:
+one with random weights, written there too, shows that all of it works, within a minute:
 
     python -m tf_finetune.main --config=configs/continuations.py --workdir=runs/goes_on \
       --config.model.preset=runs/continuations/tiny_gpt2 --config.phases=full \
