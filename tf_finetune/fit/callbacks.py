@@ -11,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from tf_finetune.checkpoints.files import Arrays, Facts
+from tf_finetune.fit.examples import plain
 
 
 class Progress(keras.callbacks.Callback):
@@ -41,7 +42,8 @@ class Progress(keras.callbacks.Callback):
 
 
 def _shown(logs: dict | None) -> dict[str, str]:
-    return {key: f"{value:.4f}" for key, value in (logs or {}).items()}
+    single = {key: value for key, value in (logs or {}).items() if np.ndim(value) == 0}
+    return {key: f"{value:.4f}" for key, value in single.items()}
 
 
 class MetricsLog(keras.callbacks.Callback):
@@ -85,7 +87,7 @@ class MetricsLog(keras.callbacks.Callback):
             "phase": self._name,
             "epoch": epoch + 1,
             "step": int(self.model.optimizer.iterations.numpy()),
-            **{key: float(value) for key, value in (logs or {}).items()},
+            **{key: plain(value) for key, value in (logs or {}).items()},
             "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
             "seconds": round(seconds, 3),
             "examples_per_second": round(self._examples / seconds, 1),

@@ -56,16 +56,16 @@ class KeepBest(keras.callbacks.Callback):
         self._folder, self._monitor, self._patience = folder, monitor, patience
         self._whole = whole
         self._sign = 1.0 if mode == "max" else -1.0
+        self.best_epoch = self.finite_epochs = self._epochs = 0
         self._best = (-math.inf, -math.inf)
         if start and np.isfinite(self._score(start)).all():
             self._best = self._score(start)
-        self.best_epoch = self.finite_epochs = self._epochs = 0
         self._weights: list[np.ndarray] | None = None
 
     def _score(self, logs: Mapping[str, float]) -> tuple[float, float]:
-        if "val_loss" not in logs:
-            return float(self._epochs), -logs["loss"]
-        return self._sign * logs[self._monitor], -logs["val_loss"]
+        if self._monitor not in logs:  # a step of one's own may not tell its loss
+            return float(self._epochs), -logs.get("loss", 0.0)
+        return self._sign * logs[self._monitor], -logs.get("val_loss", 0.0)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self._folder:

@@ -126,6 +126,12 @@ def given_examples(train: Any, validation: Any, batch_size: int, steps: int | No
         if steps < 1:
             raise UserError(f"steps_per_epoch is {steps}; it must be at least 1.")
         given["steps_per_epoch"] = steps
+        if not isinstance(train, tf.data.Dataset) and 0 < found != steps:
+            # Keras ends such an epoch early, and the schedule would not.
+            raise UserError(
+                f"steps_per_epoch is {steps}, but train holds {found} batches, and an epoch of it "
+                "is these; leave steps_per_epoch out, or give a tf.data.Dataset."
+            )
         if isinstance(train, tf.data.Dataset) and found != steps:
             # Keras goes on where the epoch before ended, also at an end.
             given["x"] = train.repeat()
@@ -171,8 +177,8 @@ def _no_data(name: str, given: Any) -> UserError:
     )
 
 
-def validation_figures(model: keras.Model, examples: Examples) -> dict[str, float]:
-    """Validation figures of a compiled model, named as in an epoch's logs."""
+def validation_figures(model: keras.Model, examples: Examples) -> dict[str, Any]:
+    """Validation figures of a compiled model, named as in an epoch's logs; see `plain`."""
     if examples.validation is None:
         return {}
     arrays = examples.validation if isinstance(examples.validation, tuple) else None
@@ -180,4 +186,10 @@ def validation_figures(model: keras.Model, examples: Examples) -> dict[str, floa
     data = dict(zip(names, arrays, strict=False)) if arrays else {"x": examples.validation}
     with evaluating(model):
         found = model.evaluate(**data, batch_size=examples.batch_size, return_dict=True, verbose=0)
-    return {f"val_{name}": float(np.asarray(value)) for name, value in found.items()}
+    return {f"val_{name}": plain(value) for name, value in found.items()}
+
+
+def plain(value: Any) -> Any:
+    """A figure as a number; of a metric with one for each class as a list."""
+    found = np.asarray(value)
+    return float(found.reshape(())) if found.size == 1 else found.astype("float64").tolist()

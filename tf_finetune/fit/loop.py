@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
@@ -189,6 +190,11 @@ def fit_phase(
         raise UserError(
             f'monitor is "{objective.monitor}"; of this model it can be {", ".join(sorted(start))}.'
         )
+    if start and isinstance(start[objective.monitor], list):
+        raise UserError(
+            f'monitor is "{objective.monitor}", a metric with a number for each class, which do '
+            "not order epochs; choose another, or have the metric average (average='macro')."
+        )
     seen = watching(
         phase,
         examples,
@@ -231,7 +237,12 @@ def fit_phase(
         raise type(error)(f"{title}: {error}") from None
     finally:
         best.restore()
-    state |= state_of(optimizer, variables)
+    for key, value in state_of(optimizer, variables).items():
+        # What has diverged, and went back to its best epoch, begins anew.
+        if all(np.isfinite(part).all() for part in keras.tree.flatten(value)):
+            state[key] = value
+        else:
+            state.pop(key, None)
     result = PhaseResult(
         name=phase.name,
         train=phase.train,

@@ -13,6 +13,8 @@ from tf_finetune.errors import UserError
 _MEANS = ("sum_over_batch_size", "mean")
 # The rows of a batch depend on each other, though each has a loss of its own.
 _COUPLED = (keras.losses.Circle,)
+# Sums over these axes, of which the first are the rows.
+_BY_AXES = (keras.losses.Dice, keras.losses.Tversky)
 _ADD_UP = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
@@ -68,10 +70,17 @@ def loss_of_part(
     each = _alike(loss)
     each.reduction = "none"
     values = each(y_true, y_pred, sample_weight)
-    masked = getattr(y_pred, "_keras_mask", None) is not None
-    known = loss.reduction in (*_MEANS, "sum") and not isinstance(loss, _COUPLED)
+    # What is ignored counts as masked: Keras's mean is over the rest.
+    ignores = (getattr(loss, "_fn_kwargs", None) or {}).get("ignore_class") is not None
+    masked = ignores or getattr(y_pred, "_keras_mask", None) is not None
+    coupled = isinstance(loss, _COUPLED) or (
+        isinstance(loss, _BY_AXES) and 0 in keras.tree.flatten(loss.axis)
+    )
+    known = loss.reduction in (*_MEANS, "sum") and not coupled
     if masked or not known or not values.shape.rank:
-        what = "of masked outputs" if masked else f'with reduction "{loss.reduction}"'
+        what = f'with reduction "{loss.reduction}"'
+        if masked:
+            what = "with ignore_class" if ignores else "of masked outputs"
         raise UserError(
             f"loss {loss.name} {what} is not known to be a sum or a mean over examples, which "
             "parts of a batch could be added up to; use one with a value for each example, or "

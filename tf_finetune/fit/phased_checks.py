@@ -11,6 +11,7 @@ import keras
 from tf_finetune.config import Phase
 from tf_finetune.errors import UserError
 from tf_finetune.fit.unfreezing import GradualUnfreezing
+from tf_finetune.optim.optimizers import LayerwiseAdamW
 from tf_finetune.value_checks import at_least
 
 
@@ -71,8 +72,17 @@ def decay_and_norm(
 
 
 def check_averages(optimizer: Any) -> None:
-    """Raises `UserError` for averages that the best epoch would undo."""
-    if getattr(optimizer, "use_ema", False) and not optimizer.ema_overwrite_frequency:
+    """Raises `UserError` for averages that the best epoch would undo, or that begin at zero."""
+    if not getattr(optimizer, "use_ema", False):
+        return
+    if optimizer.ema_overwrite_frequency and not isinstance(optimizer, LayerwiseAdamW):
+        raise UserError(
+            f"optimizer is a {type(optimizer).__name__} with use_ema=True and "
+            "ema_overwrite_frequency, of which Keras has the averages of what a later phase opens "
+            "begin at zero and puts these into the weights; leave it out, and give fit_phases "
+            f"ema={optimizer.ema_momentum:g}."
+        )
+    if not optimizer.ema_overwrite_frequency:
         raise UserError(
             f"optimizer is a {type(optimizer).__name__} with use_ema=True, whose averages Keras "
             "puts in after the last epoch, where the best one takes their place; leave it out, and "

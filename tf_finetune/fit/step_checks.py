@@ -62,6 +62,13 @@ def check_step(model: keras.Model, step: Step) -> None:
             f"the model {type(model).__name__} has a {own[0]} of its own, which would see parts of "
             f"batches as whole ones under a strategy; use Keras's own {own[0]}, or one device."
         )
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.SpectralNormalization) and not layer.trainable:
+            raise UserError(
+                f"the layer {layer.name}, a SpectralNormalization, changes its kernel in each "
+                "step of training, though it is frozen; train it too (from:, last:K or re: in the "
+                "Phase), or take its layer out of the wrapper."
+            )
     if not step.settings:
         return
     for method in own:

@@ -224,7 +224,8 @@ def frozen_dropout_off(groups: Groups) -> Iterator[None]:
 def _rates(layer: keras.layers.Layer) -> Iterator[tuple[keras.layers.Layer, str, float]]:
     """The attributes by which a layer drops or adds noise, with their values."""
     cell = hasattr(layer, "get_dropout_mask")  # of a recurrent layer
-    for name in _CELL_RATES if cell else _RATES:
+    attends = isinstance(layer, keras.layers.Attention)  # Keras's AdditiveAttention too
+    for name in _CELL_RATES if cell else (*_RATES, *["dropout"] * attends):
         value = getattr(layer, name, None)
         if isinstance(value, float) and value > 0:
             yield layer, name, value

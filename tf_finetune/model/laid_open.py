@@ -175,7 +175,9 @@ def _opened(
 def _opens(node: Any, inner: Any) -> bool:
     """Whether a nested model can be executed step by step, just as Keras would."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
-    if not is_graph(node.operation) or len(args) != 1:
+    # A call of the object's own is that of a block which is computed again.
+    own = "call" in vars(node.operation)
+    if own or not is_graph(node.operation) or len(args) != 1:
         return False
     others = [x for x in keras.tree.flatten(kwargs) if isinstance(x, keras.KerasTensor)]
     masked = any(getattr(t, "_keras_mask", None) is not None for t in node.input_tensors)

@@ -83,9 +83,12 @@ def add_lora(
             f"adapter; choose of these: {listed(layer.path for layer in able)}."
         )
     for layer in found:
+        _check_able(layer)
+    for layer in found:
         layer.enable_lora(rank, lora_alpha=alpha)
     quantised.guard_saving(model)
     remember(model)
+    _forget_traces(model)
     return found
 
 
@@ -126,6 +129,29 @@ def merge_lora(model: keras.Model, *, requantize: bool = False) -> None:
                     layer._untrack_variable(variable)
                     setattr(layer, f"lora_{name}_{part}", None)
         layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+    _forget_traces(model)
+
+
+def _check_able(layer: keras.layers.Layer) -> None:
+    """Raises `UserError` for what Keras refuses in the middle of a model."""
+    names = ("kernel_constraint", "embeddings_constraint")
+    for name in (name for name in names if getattr(layer, name, None) is not None):
+        raise UserError(
+            f"{layer.path} has a {name}, beside which there can be no adapter; choose targets "
+            "(config.model.lora_targets) without it, or take the constraint away."
+        )
+    if layer.quantization_mode not in (None, "int8", "int4"):
+        raise UserError(
+            f"{layer.path} is quantised ({layer.quantization_mode}), beside which there can be no "
+            "adapter; quantise to int8 or int4, or choose other targets."
+        )
+
+
+def _forget_traces(model: keras.Model) -> None:
+    """Has Keras trace `fit`, `evaluate` and `predict` anew: a graph keeps the adapters it had."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model):
+            layer.train_function = layer.test_function = layer.predict_function = None
 
 
 def save_adapter(
@@ -204,6 +230,7 @@ def load_adapter(model: keras.Model, file: str | os.PathLike[str]) -> None:
             )
     for name, values in tensors.items():
         names[name].assign(values)
+    _forget_traces(model)
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:

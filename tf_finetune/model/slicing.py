@@ -171,7 +171,9 @@ def _is_fixed(step: Step) -> bool:
         return True
     inner = step.layer._flatten_layers()
     adds_loss = any(getattr(x, "activity_regularizer", None) is not None for x in inner)
-    return not (step.layer.trainable_weights or is_random(step.layer) or adds_loss)
+    # By the variables: of a frozen BatchNormalization scale and offset may train.
+    trains = any(v.trainable for v in step.layer.weights)
+    return not (trains or is_random(step.layer) or adds_loss)
 
 
 def _read(steps: Steps, suffix: Sequence[Step]) -> list[Hashable]:
