@@ -190,8 +190,13 @@ def test_for_regression_the_floor_is_the_largest_error(preset, tmp_path):
     assert shares[line["share"]] == min(shares.values())
 
 
-def test_evaluation_on_retained_rows_says_that_the_run_knew_them(swept, retained):
+def test_evaluation_on_retained_rows_says_that_the_run_knew_them(swept, preset, retained, tmp_path):
     said = evaluate_run(swept[0].workdir, retained)
+    assert json.loads(said[said.index("\n{") :])["judged"] > 2
+    # With a floor the weights were chosen by them.
+    config = settings(preset, retained, interpolate=0.0, retained_floor=0.1)
+    train(config, tmp_path / "run")
+    said = evaluate_run(tmp_path / "run", retained)
     assert json.loads(said[said.index("\n{") :])["seen"] > 2
 
 

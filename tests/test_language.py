@@ -20,6 +20,7 @@ from tf_finetune.rerun import evaluate_run, export_run
 from tf_finetune.results.compare import compare
 from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune
+from tf_finetune.tuning.space import read_space
 
 ASKED = ["7 the film good:", "9 a plot bad:"]
 
@@ -191,10 +192,13 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path):
     assert resumed.metrics["baselines"] == whole.metrics["baselines"]
 
 
-def test_the_plan_is_told(gpt2):
-    text = plan(language_config(gpt2, phases="lora", packing=True), prompts())
-    assert "lora" in text
-    assert "packing: " in text
+def test_the_plan_is_told(gpt2, monkeypatch):
+    monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1})
+    last = (Phase(name="last", train="last:1", epochs=3, learning_rate=1e-2),)
+    for phases in ("lora", last):
+        text = plan(language_config(gpt2, phases=phases, packing=True), prompts())
+        assert "packing: " in text
+    assert "activations of its frozen part are kept" in text
 
 
 def test_mistakes_get_one_message_and_touch_nothing(gpt2, tmp_path):
@@ -218,4 +222,8 @@ def test_mistakes_get_one_message_and_touch_nothing(gpt2, tmp_path):
     assert "no response of the" in refused(long)
     assert "at most 96 tokens" in refused(sequence_length=200)
     assert "causal language model" in refused(preset="no_such_preset")
+    tuned = language_config(gpt2, phases="lora")
+    tuned.tune.space = {"fit.packing": [True, False]}
+    with pytest.raises(UserError, match=r"but not .*fit\.packing"):
+        read_space(tuned)
     assert not (tmp_path / "run" / "metrics.json").exists()

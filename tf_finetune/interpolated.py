@@ -10,6 +10,7 @@ from tf_finetune.assemble import Setup
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.data.pipeline import evaluation_dataset
 from tf_finetune.data_checks import LANGUAGE
+from tf_finetune.fit import precision
 from tf_finetune.fit.examples import Examples, validation_figures
 from tf_finetune.fit.held_out import Scores, activated, held_out
 from tf_finetune.fit.interpolation import Interpolation, interpolate, step_back
@@ -80,7 +81,9 @@ def untuned_scores(setup: Setup, config: FineTuneConfig) -> Scores:
     rows = {name: one for name, one in setup.prepared.splits.items() if name in names}
     if not rows:
         return {}
-    logits = held_out(setup.task.network, setup.store, rows, config.fit.eval_batch)
+    # As the model is judged after it.
+    with precision.computing_in("float32", setup.task.backbone), precision.whole_float32():
+        logits = held_out(setup.task.network, setup.store, rows, config.fit.eval_batch)
     return activated(setup.task.kind, logits)
 
 

@@ -199,8 +199,9 @@ def _on_cut(
     dtypes = {name: array.dtype.name for name, array in found[0].items()}
     given = [cut.steps.given(x) for x in inputs]
     passed = [{name: values[key] for name, key in cut.passed.items()} for values in given]
-    end = key_of(cut.steps, setup.task.encoder.outputs[0])
-    body = Suffix(cut, dtypes, end) if fit.mixup else None
+    body = None
+    if fit.mixup:
+        body = Suffix(cut, dtypes, key_of(cut.steps, setup.task.encoder.outputs[0]))
     arrays = [kept | more for kept, more in zip(found, passed, strict=True)]
     return Suffix(cut, dtypes), body, arrays, sum(map(_rows_in, inputs)) / seconds
 

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tf_finetune.assemble import Setup, task_of
 from tf_finetune.config import FineTuneConfig, Phase
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.errors import UserError
 from tf_finetune.fit import precision
 from tf_finetune.fit.interpolation import interpolates
@@ -40,6 +41,7 @@ from tf_finetune.optim.l2_sp import anchors_of
 FIND = -1  # as `config.fit.micro_batch`
 
 _NEAR = 0.5  # of what is free: from here on the estimate is not to be relied on
+_LOGITS = 3
 _USABLE = 0.9  # of what is free: the rest is for data, checkpoints and others
 _PIXELS = "pixels"  # what is no dictionary in a file of arrays
 _SECONDS = 0.02  # between two looks at what a process holds
@@ -196,6 +198,10 @@ def _largest(config: FineTuneConfig, setup: Setup) -> tuple[Phase, int]:
         else:
             longest, kept = int(setup.store.lengths[rows].max()), not fit.gradient_checkpointing
             needed = update_bytes(groups, task.backbone, count, longest, width=width, kept=kept)
+        if task.kind == LANGUAGE:
+            # Logits of a whole batch, with their probabilities and gradients; in float32.
+            rows_of_logits = max(_LOGITS * count, 2 * fit.eval_batch)
+            needed += 4 * longest * int(task.network.output.shape[-1]) * rows_of_logits
         found.append((needed, phase))
     needed, phase = max(found, key=lambda pair: pair[0])
     return phase, needed

@@ -16,7 +16,7 @@ from tf_finetune.data import labels as label_column
 from tf_finetune.data.checks import place
 from tf_finetune.data.content import scan, without_unusable
 from tf_finetune.data.pictures.recognise import of_model
-from tf_finetune.data.responses import response_store
+from tf_finetune.data.responses import lost, response_store
 from tf_finetune.data.rows_file import taken
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.tags import ORPHAN, read_tags
@@ -122,6 +122,7 @@ def _evaluate_responses(workdir: Path, config: FineTuneConfig, model: Any, data:
         table, _, left_out = _labelled(data, LANGUAGE, Path(scratch))
         seen, rows = _seen(workdir, table, Path(scratch)), np.arange(len(table))
         store = response_store(model.preprocessor, table, rows, Path(scratch), "")
+        left_out = "; ".join(filter(None, (left_out, lost(store, rows))))
         counts = surprise_of_responses(model.network, store, rows, batch_size=config.fit.eval_batch)
 
     def score(rows: np.ndarray) -> dict[str, Any]:

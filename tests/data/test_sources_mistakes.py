@@ -208,6 +208,8 @@ def test_a_split_column_whose_values_nobody_names(here):
     assert table["split"].to_pylist().count("test") == 10
     table, _ = load(here, path="a.csv", where="part=train")
     assert len(table) == 20
+    table, _ = load(here, path="a.csv", split="part", train="test")  # it is named
+    assert len(table) == 10
 
 
 def test_text_folders_take_texts_alone(here):

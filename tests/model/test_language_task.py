@@ -5,11 +5,12 @@ import keras_hub
 import numpy as np
 import pytest
 
+from tests.language import byte_tokenizer as byte_preprocessor
 from tests.language import save_gpt2, tiny_gpt2
 from tests.tiny import tiny_task
 from tf_finetune.data.responses import EXAMPLES, POSITIONS
 from tf_finetune.errors import UserError
-from tf_finetune.model.language_models import load_language
+from tf_finetune.model.language_models import _checked, load_language
 from tf_finetune.model.language_task import language_task
 from tf_finetune.model.lora import add_lora, merge_lora
 from tf_finetune.model.packing import for_packed_rows
@@ -77,6 +78,24 @@ def test_an_example_in_a_packed_row_comes_out_as_by_itself(make):
     assert np.abs(np.asarray(model(plain))[0, : len(expected)] - expected).max() > 1e-3
 
 
+def test_models_without_positions_have_no_limit():
+    made = llama()
+    made.preprocessor = byte_preprocessor()
+    found = _checked("llama", made)
+    assert found.max_length is None
+
+
+def test_a_model_that_cuts_prompts_by_itself_is_refused():
+    class Own(keras_hub.models.GPT2CausalLMPreprocessor):
+        def generate_preprocess(self, x, sequence_length=None):
+            return super().generate_preprocess(x, sequence_length)
+
+    model = tiny_gpt2()
+    model.preprocessor = Own(model.preprocessor.tokenizer)
+    with pytest.raises(UserError, match="cuts prompts in a way of its own"):
+        _checked("own", model)
+
+
 def test_layers_that_cannot_be_told_are_refused():
     with pytest.raises(UserError, match="GemmaCausalLM cannot be packed: its layers take no mask"):
         for_packed_rows(gemma())
@@ -101,6 +120,11 @@ def test_the_loss_and_the_metric_by_hand():
     metric = TokenAccuracy()
     metric.update_state(labels, logits)
     assert float(metric.result()) == 0.5
+    # Each token counts once, however wide the batch that it stands in.
+    wide = np.full((1, 64), -1, "int32")
+    wide[0, 5:8] = 2
+    metric.update_state(wide, np.tile(logits[:, :1], (1, 64, 1)))
+    assert float(metric.result()) == pytest.approx(1 / 5)
     again = keras.losses.deserialize(keras.losses.serialize(ResponseCrossentropy(4.0)))
     assert again.words == 4.0
 

@@ -196,7 +196,7 @@ def _dataset(
     first = spec[columns.names[0]]
     # A picture alone has height, width and channels, or is encoded in one string.
     # So has one in grey, but for the channels.
-    rank, grey = first.shape.rank, bool(first.shape.rank) and first.shape[-1] not in (1, 3, 4)
+    rank, grey = first.shape.rank, bool(first.shape.rank) and first.shape[-1] not in (None, 1, 3, 4)
     batched = rank == 1 if first.dtype.name == "string" else rank == 4 or (rank == 3 and grey)
     seen = 0
     for element in dataset.as_numpy_iterator():

@@ -227,8 +227,9 @@ class Rows:
                     f"{nearest(value, found)} Name one of these{other_split(split)}."
                 )
         for split, usual in _USUAL.items():
-            forgotten = [value for value in found if value.lower() in usual]
-            if forgotten and split not in self._splits.values():
+            ours = self._splits
+            forgotten = [v for v in found if v.lower() in usual and v not in ours]
+            if forgotten and split not in ours.values():
                 raise UserError(
                     f'config.data.split is "{self._config.split}", a column with rows of '
                     f'"{forgotten[0]}", but config.data.{split} is '

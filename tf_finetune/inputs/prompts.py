@@ -28,6 +28,9 @@ from tf_finetune.model.headed import HeadedTask
 from tf_finetune.model.language_models import LoadedLanguage
 from tf_finetune.model.language_task import language_task
 
+# Where the backbone has no limit, and none is set.
+_MOST_CHOSEN = 1024
+
 
 class Prompts:
     """`Inputs` of prompts with responses."""
@@ -36,7 +39,8 @@ class Prompts:
     _mean = 1.0
 
     def __init__(self, loaded: LoadedLanguage, config: FineTuneConfig) -> None:
-        check_length(config.model, loaded.max_length)
+        if loaded.max_length:
+            check_length(config.model, loaded.max_length)
         self._loaded, self._model, self._packs = loaded, config.model, config.fit.packing
         self.backbone, self._preprocessor = loaded.backbone, loaded.preprocessor
 
@@ -44,7 +48,7 @@ class Prompts:
         """Token ids; the sequence length is chosen before where none is set."""
         train = prepared.splits["train"]
         self._preprocessor.sequence_length = self._model.sequence_length or choose_pair_length(
-            self._preprocessor, prepared.table, train, self._loaded.max_length
+            self._preprocessor, prepared.table, train, self._loaded.max_length or _MOST_CHOSEN
         )
         rows = np.concatenate(list(prepared.splits.values()))
         digest = prepared.digest

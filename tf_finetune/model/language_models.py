@@ -25,11 +25,12 @@ class LoadedLanguage:
 
     Attributes:
         model: of KerasHub, with its backbone and preprocessor.
-        max_length: the most tokens that the backbone has positions for.
+        max_length: the most tokens that the backbone has positions for; None where it goes by
+            distances, and has no such limit.
     """
 
     model: keras_hub.models.CausalLM
-    max_length: int
+    max_length: int | None
 
     @property
     def backbone(self) -> keras_hub.models.Backbone:
@@ -116,8 +117,13 @@ def _checked(preset: str, model: Any) -> LoadedLanguage:
         raise folders.wrong_preset(
             f'"{preset}" has no preprocessor; save the model with one, by save_to_preset.'
         )
-    backbone, preprocessor = model.backbone, model.preprocessor
-    limit = getattr(backbone, "max_sequence_length", None) or preprocessor.sequence_length
+    own = type(model.preprocessor).generate_preprocess
+    if own is not keras_hub.models.CausalLMPreprocessor.generate_preprocess:
+        raise folders.wrong_preset(
+            f'"{preset}" is a {type(model).__name__}, which cuts prompts in a way of its own that '
+            "is not made for here; choose one as GPT-2, Llama, Mistral, Gemma or Qwen."
+        )
+    limit = getattr(model.backbone, "max_sequence_length", None)
     return LoadedLanguage(model=model, max_length=limit)
 
 

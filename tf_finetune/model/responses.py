@@ -58,7 +58,9 @@ class TokenAccuracy(keras.metrics.Mean):
         self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor, sample_weight: object = None
     ) -> None:
         """Adds the tokens of some rows."""
-        super().update_state(right(y_true, y_pred), ops.cast(y_true >= 0, "float32"))
+        # Flat: Keras takes means over rows first, in which padding would count.
+        there = ops.cast(y_true >= 0, "float32")
+        super().update_state(*(ops.reshape(x, (-1,)) for x in (right(y_true, y_pred), there)))
 
 
 def right(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:

@@ -18,8 +18,6 @@ INTERVALS = {
     "multi_label": ("subset_accuracy", "macro_f1", "micro_f1"),
     "regression": ("mae", "r2"),
 }
-
-
 # A matrix of more classes is larger than all the rest of a card.
 _MOST_CONFUSED = 200
 
@@ -212,10 +210,10 @@ def _score_classes(
     outputs: np.ndarray, labels: np.ndarray, names: Sequence[str], bootstrap: int, seed: int
 ) -> dict[str, Any]:
     n, k = outputs.shape
-    confusion = np.bincount(labels * k + outputs.argmax(axis=1), minlength=k * k).reshape(k, k)
+    pairs = np.asarray(labels, "int64") * k + outputs.argmax(axis=1)
     # A resample of rows is a multinomial draw over the cells that are not empty.
-    truth, chosen = np.nonzero(confusion)
-    cells = confusion[truth, chosen]
+    places, cells = np.unique(pairs, return_counts=True)
+    truth, chosen = np.divmod(places, k)
     each = F1(one_hot(truth, k), one_hot(chosen, k))
     right = (truth == chosen).astype("float64")
     likely = np.clip(outputs[np.arange(n), labels], np.finfo("float64").eps, 1.0)
@@ -229,8 +227,12 @@ def _score_classes(
         "log_loss": float(-np.mean(np.log(likely))),
         **_intervals("classification", rounds),
         "per_class": each.table(cells, names),
-        **({"confusion": confusion.tolist()} if k <= _MOST_CONFUSED else {}),
+        **({"confusion": _confusion(pairs, k)} if k <= _MOST_CONFUSED else {}),
     }
+
+
+def _confusion(pairs: np.ndarray, k: int) -> list[list[int]]:
+    return np.bincount(pairs, minlength=k * k).reshape(k, k).tolist()
 
 
 def _score_multi_label(

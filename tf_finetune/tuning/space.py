@@ -24,6 +24,8 @@ _FIXED = (
     "fit.interpolate",
     "fit.retained_floor",
 )
+# Of a language model: what decides in which unit its loss is.
+_UNITS = ("fit.packing", "model.sequence_length", "model.preset")
 _NOISE = ("data.token_deletion", "data.token_swap", "data.token_mask")
 
 
@@ -123,6 +125,17 @@ def own_values(config: FineTuneConfig, space: Space) -> dict[str, Any] | None:
     return own
 
 
+def some_values(config: FineTuneConfig, space: Space) -> dict[str, Any]:
+    """The configuration's own values, or where one lies outside the space the first of each."""
+    own = own_values(config, space)
+    if own is not None:
+        return own
+    return {
+        key: v[0] if isinstance(v, tuple) else type(_value(config, key))(v.low)
+        for key, v in space.items()
+    }
+
+
 def with_values(config: FineTuneConfig, values: Mapping[str, Any]) -> FineTuneConfig:
     """The configuration with other values of some settings."""
     changed = copy.deepcopy(config)
@@ -157,11 +170,12 @@ def _check(config: FineTuneConfig, key: str, values: Range | tuple[Any, ...]) ->
         for section in ("fit", "model")
         for field in dataclasses.fields(getattr(config, section))
     ]
-    allowed = [name for name in [*allowed, *_NOISE, "phases"] if name not in _FIXED]
+    fixed = (*_FIXED, *(_UNITS if config.model.task == LANGUAGE else ()))
+    allowed = [name for name in [*allowed, *_NOISE, "phases"] if name not in fixed]
     if key not in allowed:
         raise UserError(
             f'{_NAME} names "{key}"; settings of fit and model can be tuned, those of noise in '
-            f"data, and phases, but not {', '.join(_FIXED)}.{nearest(key, allowed)}"
+            f"data, and phases, but not {', '.join(fixed)}.{nearest(key, allowed)}"
         )
     if isinstance(values, Range) and type(_value(config, key)) not in (int, float):
         raise UserError(f'{_NAME}["{key}"] is a range, but {key} is no number; give a list.')

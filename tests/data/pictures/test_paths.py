@@ -291,3 +291,19 @@ def test_pictures_in_grey_in_a_dataset(tmp_path, batch):
     assert len(table) == 8
     ids = tf.data.Dataset.from_tensor_slices((grey[:, 0].astype("int32"), [0, 1] * 4)).batch(4)
     assert not is_images(DataConfig(), ids)
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_pictures_whose_channels_are_not_known_before(tmp_path, channels):
+    files = [tf.io.encode_png(one).numpy() for one in IMAGES]
+    data = tf.data.Dataset.from_tensor_slices((files, ["a", "b"] * (len(files) // 2)))
+    data = data.map(lambda x, y: (tf.io.decode_png(x, channels=channels), y))
+    table, _ = read(DataConfig(), "classification", tmp_path, data)
+    assert len(table) == len(files)
+
+
+def test_pictures_of_unknown_rank_are_told(tmp_path):
+    data = tf.data.Dataset.from_tensor_slices(([tf.io.encode_png(IMAGES[0]).numpy()], ["a"]))
+    data = data.map(lambda x, y: (tf.io.decode_image(x), y))
+    with pytest.raises(UserError, match="must be text"):
+        read(DataConfig(), "classification", tmp_path, data)

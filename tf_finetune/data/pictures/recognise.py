@@ -92,7 +92,7 @@ def _are_pictures(data: Any) -> bool:
         first = data[0] if isinstance(data, tuple) and data else None
         if first is not None and hasattr(first, "dtype") and first.dtype.name != "string":
             # One picture in grey; token ids have batches of a size that may vary.
-            grey = len(first.shape) == 2 and None not in first.shape
+            grey = first.shape.rank == 2 and None not in first.shape
             return grey or _is_array(first)
     if isinstance(data, Mapping):
         if "train" in data:
@@ -108,4 +108,6 @@ def _is_array(values: Any) -> bool:
     """Whether the values are numbers in three dimensions or more, one picture or many."""
     if isinstance(values, list) and values:
         return isinstance(values[0], Image) or getattr(values[0], "ndim", 0) >= 2
-    return hasattr(values, "dtype") and len(getattr(values, "shape", None) or ()) >= 3
+    shape: Any = getattr(values, "shape", None)
+    rank = (shape.rank or 0) if hasattr(shape, "rank") else len(shape or ())
+    return hasattr(values, "dtype") and rank >= 3
