@@ -32,6 +32,22 @@ class Clock(keras.callbacks.Callback):
         super().__init__()
         self._began, self._test, self._aside = began, test, 0.0
         self.epochs: list[dict[str, float]] = []
+        self.first_steps: list[float] = []  # one for each `fit`
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._fitted, self._stepped = time.time(), False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self._stepped:
+            self._stepped = True
+            self.first_steps.append(time.time() - self._fitted)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._trains, self._testing = time.time(), False
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        if not self._testing:
+            self._testing, self._trained = True, time.time() - self._trains
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.time()
@@ -39,6 +55,7 @@ class Clock(keras.callbacks.Callback):
         self.epochs.append(
             {
                 "seconds": now - self._began - self._aside,
+                "train_seconds": self._trained,
                 "validation": float((logs or {})["val_accuracy"]),
                 "test": float(accuracy),
             }
@@ -80,7 +97,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     model = keras.Model(inputs, outputs)
     clock = Clock(options.began, test)
     for trainable, rate, epochs in ((False, 1e-3, options.head), (True, 1e-5, options.all)):
+        if not epochs:
+            continue
         base.trainable = trainable
+        names = [layer.name for layer in base.layers]
+        for layer in base.layers[: names.index(options.begin)] if options.begin else ():
+            layer.trainable = False
         model.compile(
             optimizer=keras.optimizers.Adam(rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -94,7 +116,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             shuffle=False,  # the data shuffle themselves
             verbose=0,
         )
-    return {"epochs": clock.epochs, "versions": {"keras": keras.__version__}}
+    return {
+        "epochs": clock.epochs,
+        "first_step_seconds": clock.first_steps[-1],
+        "versions": {"keras": keras.__version__},
+    }
 
 
 def main() -> None:
@@ -105,6 +131,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True, help="pixels a side")
     parser.add_argument("--head", type=int, default=10, help="epochs of the head alone")
     parser.add_argument("--all", type=int, default=10, help="epochs of everything")
+    parser.add_argument("--begin", default="", help="of the base, train from this layer on alone")
     parser.add_argument("--flip", action="store_true", help="mirror pictures at random")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)

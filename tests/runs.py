@@ -129,7 +129,8 @@ def files_of(folder: Path) -> dict[str, int]:
 def without_times(card: dict) -> dict:
     """What two equal runs have in common."""
     card = copy.deepcopy(card)
-    for name in ("seconds", "train_seconds", "peak_memory_bytes", "export", "resumed"):
+    times = ("seconds", "train_seconds", "peak_memory_bytes", "export", "resumed", "test_readings")
+    for name in times:
         card.pop(name)
     for phase in card["phases"]:
         del phase["seconds"], phase["first_step_seconds"]

@@ -1,6 +1,7 @@
 """Whole runs of a language model that learns to respond, on a tiny random GPT-2."""
 
 import json
+import re
 
 import keras_hub
 import numpy as np
@@ -198,7 +199,8 @@ def test_the_plan_is_told(gpt2, monkeypatch):
     for phases in ("lora", last):
         text = plan(language_config(gpt2, phases=phases, packing=True), prompts())
         assert "packing: " in text
-    assert "activations of its frozen part are kept" in text
+    # Whether that was faster here depends on the machine.
+    assert re.search(r"the activations of its frozen part are kept|its activations are kept", text)
 
 
 def test_mistakes_get_one_message_and_touch_nothing(gpt2, tmp_path):

@@ -13,9 +13,10 @@ import pytest
 from tests.disks import fill, mounted
 from tests.mistakes import refusal, said, snapshot, table
 from tests.runs import Run
-from tf_finetune import assemble, inputs, main, train
+from tf_finetune import assemble, main, train
 from tf_finetune.exports import saved_model
 from tf_finetune.fit.checkpoints import KeepBest
+from tf_finetune.inputs import texts
 from tf_finetune.results import predict
 
 
@@ -132,7 +133,7 @@ def fill_before(disk: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPat
     ("owner", "name", "finished_files"),
     [
         (assemble, "prepare", []),
-        (inputs, "tokenize", []),
+        (texts, "tokenize", []),
         (train, "run_phase", []),
         (KeepBest, "on_epoch_end", []),
         (train, "written_whole", []),

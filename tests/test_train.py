@@ -42,6 +42,7 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
         *("config.json", "data_report.md", "metrics.jsonl", "metrics.json", "report.md"),
         *("model.keras", "checkpoints", "logs", "export", "cache", "label_audit.csv"),
         *("report.html", "README.md", "test_outputs.npz", "findings.csv"),
+        "test_readings.json",
     }
     assert {path.name for path in folder.iterdir()} == names
     assert FineTuneConfig.from_json((folder / "config.json").read_text()) == finished.config
@@ -70,7 +71,9 @@ def test_an_export_that_fails_loses_no_run(preset, tmp_path, monkeypatch):
     assert card["exports"].keys() == {"keras_hub"}
     assert card["export"] is None
     for report in ("report.md", "report.html"):
-        assert "differs from the model by 1" in (folder / report).read_text()
+        text = (folder / report).read_text()
+        assert "There is no export as" in text
+        assert "differs from the model by 1" not in text  # it may show a row
     for report in ("report.md", "README.md"):
         text = (folder / report).read_text()
         assert "No SavedModel was written (it failed; `--mode=export` tries again)" in text
@@ -404,3 +407,23 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path):
     again = train(config, tmp_path / "again", runs.classes())
     for x, y in zip(kept.model.weights, again.model.weights, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-6, err_msg=x.path)
+
+
+def test_a_second_reading_of_the_test_split_is_told(preset, tmp_path, monkeypatch):
+    config = config_for(preset, phases="probe", probe_epochs=1)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tf_finetune.train.examples_of", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(config, tmp_path / "run", runs.classes(), say=lambda line: None)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    card = fine_tune(config, tmp_path / "run", runs.classes(), say=lambda line: None).metrics
+    assert card["test_readings"] == 2
+    assert "The test split was read 2 times" in (tmp_path / "run" / "report.md").read_text()
+    other = fine_tune(config, tmp_path / "other", runs.classes(), say=lambda line: None)
+    assert other.metrics["test_readings"] == 1
+    assert other.metrics["test"] == card["test"]
+    assert "was read" not in (tmp_path / "other" / "report.md").read_text()

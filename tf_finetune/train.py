@@ -132,6 +132,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     trained = time.perf_counter()
 
     # 5. Evaluate what will be shipped, in float32; the test split once.
+    readings = folder.note_reading(run) if part.chief else 1
     beside = state.probe if any(phase.train != "head" for phase in phases) else {}
     with precision.whole_float32():
         judgement = judge(setup, config, beside, state.untuned, previous)
@@ -160,6 +161,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         },
         "train_seconds": round(earlier + trained - ready, 2),
         "resumed": ongoing.resumed,
+        "test_readings": readings,
         "interpolation": dataclasses.asdict(line) if line else None,
         "peak_memory_bytes": peak_bytes(),
         "grouped": bool(config.data.group),

@@ -14,6 +14,7 @@ from tf_finetune.whole import written_whole
 
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
 FINDINGS = "findings.csv"
+READINGS = "test_readings.json"
 ADAPTER, CHECKPOINTS, LOOKS = "adapter.safetensors", "checkpoints", "looks"
 # What a run that failed or was killed before training may have left behind.
 _PROBE = ".write-test"
@@ -82,6 +83,14 @@ def read_history(workdir: Path) -> list[dict[str, Any]]:
     """The epochs of a run, as in `metrics.jsonl`."""
     lines = (workdir / HISTORY).read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def note_reading(workdir: Path) -> int:
+    """Writes down that the test split is read now; how often that is, with this time."""
+    file = workdir / READINGS
+    times = 1 + (json.loads(file.read_text())["times"] if file.exists() else 0)
+    write_atomically(file, json.dumps({"times": times}) + "\n")
+    return times
 
 
 def check_room(workdir: Path, needed: int) -> None:

@@ -44,6 +44,11 @@ def caution_lines(card: Mapping[str, Any]) -> list[str]:
             f"The model does not see {unseen:,} of {test['words']:,} test words, because rows are "
             "too long or words hold control characters alone; they count as tagged O."
         )
+    if (readings := card.get("test_readings", 1)) > 1:
+        found.append(
+            f"The test split was read {readings} times: the run was stopped while it was judged, "
+            "and the same model was judged again. Nothing was chosen by it in between."
+        )
     line = card.get("interpolation") or {}
     if not line.get("floor_reached", True):
         found.append(FLOOR_MISSED)
