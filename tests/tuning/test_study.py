@@ -416,3 +416,15 @@ def test_other_data_are_refused_where_no_trial_is_left(preset, tmp_path):
     tune(config, tmp_path / "run", runs.classes(), trials=1, say=lambda line: None)
     with pytest.raises(UserError, match="a tuning on other data"):
         tune(config, tmp_path / "run", runs.classes(60), trials=1, say=lambda line: None)
+
+
+def test_a_first_value_that_the_model_cannot_have_stops_no_tuning(preset, tmp_path):
+    config = config_of(preset, phases="full", train="all", probe_baseline=False)
+    config.tune.space = {"fit.train": ["last:99", "last:1"]}
+    said: list[str] = []
+    tune(config, tmp_path / "run", runs.classes(), trials=4, say=said.append)
+    trials = trials_of(tmp_path / "run")
+    assert {t.user_attrs["how"] for t in trials if t.params["fit.train"] == "last:1"} == {
+        "finished"
+    }
+    assert all("refused" in t.user_attrs["how"] for t in trials if "99" in t.params["fit.train"])

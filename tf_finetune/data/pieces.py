@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_finetune.data.rows_file import taken
 from tf_finetune.data.tags import Tags
-from tf_finetune.data.text import TokenStore, padded_length, read_tokens
+from tf_finetune.data.text import TokenLabels, TokenStore, read_tokens
 from tf_finetune.data.words import in_pieces
 
 _WORD = "word"
@@ -40,8 +40,8 @@ class PieceStore(TokenStore):
         return begins[begins >= 0]
 
 
-class PieceLabels:
-    """Labels of rows as the loss wants them, padded as the rows are.
+class PieceLabels(TokenLabels):
+    """Of each piece the tag of the word that begins there.
 
     Args:
         store: of the rows.
@@ -49,19 +49,13 @@ class PieceLabels:
     """
 
     def __init__(self, store: PieceStore, tags: Tags) -> None:
+        super().__init__(store)
         self._store, self._tags = store, tags
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        """int32 (len(rows), length): the tag of the word that begins at a piece, else -1."""
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self._store.lengths)))
-        length = padded_length(self._store.preprocessor, self._store.lengths[rows].max())
-        labels = np.full((len(rows), length), -1, "int32")
-        for i, row in enumerate(rows.tolist()):
-            begins = self._store.begins(row)
-            codes = self._tags.of(row)[begins]
-            labels[i, : len(begins)] = np.where(begins >= 0, codes, -1)
-        return labels
+    def of(self, row: int) -> np.ndarray:
+        """Those of one row; -1 where no word begins."""
+        begins = self._store.begins(row)
+        return np.where(begins >= 0, self._tags.of(row)[begins], -1)
 
 
 def encode_words(preprocessor: Any, names: Sequence[str]) -> Callable[..., list[dict]]:

@@ -12,12 +12,11 @@ import pyarrow as pa
 import tensorflow as tf
 
 from tf_finetune.data.rows_file import taken
-from tf_finetune.data.text import TokenStore, pad, padded_length, read_tokens
+from tf_finetune.data.text import TokenLabels, TokenStore, length_for, pad, read_tokens
 
 # Inputs of a network that takes packed rows; 0 stands for padding.
 EXAMPLES, POSITIONS = "example_ids", "positions"
 _TARGET = "target"
-_STEP, _SAMPLE = 8, 2000
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -44,6 +43,15 @@ class ResponseStore(TokenStore):
         """`target` of the tokens of one row."""
         return np.concatenate([self.target[span] for span in self._spans(row)])
 
+    def response_tokens(self) -> np.ndarray:
+        """int64, for each row of the table how many tokens of its response there are."""
+        found = np.zeros(len(self._offsets) - 1, "int64")
+        there = np.diff(self._offsets) > 0
+        if there.any():
+            begins = self._offsets[:-1][there]
+            found[there] = np.add.reduceat(self.target >= 0, begins, dtype="int64")
+        return found
+
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The padded int32 arrays (len(rows), length) of some rows."""
         return pad(self.preprocessor, [self._row(row) for row in rows.tolist()])
@@ -64,27 +72,20 @@ class ResponseStore(TokenStore):
         return found
 
 
-class ResponseLabels:
-    """Labels of rows as the loss wants them, padded as the rows are.
+class ResponseLabels(TokenLabels):
+    """Of each token the next one, where that belongs to a response.
 
     Args:
         store: of the rows.
     """
 
     def __init__(self, store: ResponseStore) -> None:
-        self._store = store
+        super().__init__(store)
+        self._targets = store.targets
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        """int32 (len(rows), length): the next token where it belongs to a response, else -1."""
-        lengths = self._store.lengths
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(lengths)))
-        length = padded_length(self._store.preprocessor, lengths[rows].max())
-        labels = np.full((len(rows), length), -1, "int32")
-        for i, row in enumerate(rows.tolist()):
-            targets = self._store.targets(row)
-            labels[i, : len(targets)] = targets
-        return labels
+    def of(self, row: int) -> np.ndarray:
+        """Those of one row; -1 where what comes next is of no response."""
+        return self._targets(row)
 
 
 def encode_pairs(
@@ -152,11 +153,8 @@ def pairs_of(table: pa.Table, rows: np.ndarray) -> tuple[list[str], list[str]]:
 
 def choose_pair_length(preprocessor: Any, table: pa.Table, rows: np.ndarray, most: int) -> int:
     """As `text.choose_length`, of prompts and responses together."""
-    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype("int64")]
-    found = encode_pairs(preprocessor, most)(*pairs_of(table, sample))
-    lengths = [row["token_ids"].size for row in found]
-    wanted = int(np.percentile(lengths, 99, method="inverted_cdf"))
-    return min(-(-wanted // _STEP) * _STEP, most)
+    encode = encode_pairs(preprocessor, most)
+    return length_for(lambda sample: encode(*pairs_of(table, sample)), rows, most)
 
 
 def packs_of(lengths: np.ndarray, rows: np.ndarray, most: int) -> list[np.ndarray]:
@@ -202,12 +200,10 @@ def packed(store: ResponseStore, rows: np.ndarray) -> tuple[ResponseStore, np.nd
 def lost(store: ResponseStore, rows: np.ndarray) -> str:
     """What of the rows' responses does not fit, in a sentence; empty for nothing."""
     end = store.preprocessor.tokenizer.end_token_id
-    cut = without = 0
-    for row in rows.tolist():
-        found = store.targets(row)
-        found = found[found >= 0]
-        cut += not (len(found) and found[-1] == end)
-        without += not len(found)
+    # Behind the token before the last stands the last one, which ends the text.
+    last = store.target[np.maximum(store._offsets[1:][rows] - 2, 0)]
+    cut = int((last != end).sum())
+    without = int((store.response_tokens()[rows] == 0).sum())
     if not cut:
         return ""
     return (

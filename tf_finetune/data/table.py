@@ -10,6 +10,7 @@ import pyarrow as pa
 from tf_finetune.data.findings import Findings
 from tf_finetune.data.rows import Columns, Part, quoted, setting_of
 from tf_finetune.data.sentences import tags_of, words_of
+from tf_finetune.data.text_folder import SPLIT_FOLDERS
 from tf_finetune.data.values import Labels, Unusable, columns_of, is_readable, names_in, text
 from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.errors import UserError
@@ -35,8 +36,6 @@ _LABEL_TYPES = {
     TOKENS: pa.list_(pa.string()),
     LANGUAGE: pa.string(),
 }
-# What people call splits.
-_USUAL = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 # With more undecodable rows than both of these the encoding is wrong, not the rows.
 _MOST_UNDECODABLE = 10
 _MOST_UNDECODABLE_SHARE = 0.05
@@ -226,8 +225,9 @@ class Rows:
                     f"(config.data.split) never says so; it has: {quoted(found)}."
                     f"{nearest(value, found)} Name one of these{other_split(split)}."
                 )
-        for split, usual in _USUAL.items():
-            ours = self._splits
+        ours = self._splits
+        for split in ("validation", "test"):
+            usual = SPLIT_FOLDERS[split]
             forgotten = [v for v in found if v.lower() in usual and v not in ours]
             if forgotten and split not in ours.values():
                 raise UserError(

@@ -97,10 +97,16 @@ def choose_length(preprocessor: Any, table: pa.Table, rows: np.ndarray, most: in
         most: the most tokens that the backbone takes.
     """
     preprocessor.sequence_length = most
+    graph = in_graph(preprocessor)
+    return length_for(lambda sample: encode(graph, *texts_of(table, sample)), rows, most)
+
+
+def length_for(
+    of_rows: Callable[[np.ndarray], list[dict[str, np.ndarray]]], rows: np.ndarray, most: int
+) -> int:
+    """As `choose_length`, by a function from some rows to the arrays of each."""
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2000)).astype("int64")]
-    lengths = [
-        row["token_ids"].size for row in encode(in_graph(preprocessor), *texts_of(table, sample))
-    ]
+    lengths = [row["token_ids"].size for row in of_rows(sample)]
     wanted = int(np.percentile(lengths, 99, method="inverted_cdf"))
     return min(-(-wanted // _STEP) * _STEP, most)
 
@@ -125,6 +131,32 @@ class TokenStore:
             self.preprocessor,
             [{key: values[span] for key, values in self._columns.items()} for span in spans],
         )
+
+
+class TokenLabels:
+    """Labels of the tokens of rows as the loss wants them, padded as the rows are.
+
+    Args:
+        store: of the rows.
+    """
+
+    def __init__(self, store: TokenStore) -> None:
+        self._lengths, self._preprocessor = store.lengths, store.preprocessor
+
+    def of(self, row: int) -> np.ndarray:
+        """Those of one row, without padding; -1 where there is none."""
+        raise NotImplementedError
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """int32 (len(rows), length): of each token its label, else -1."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self._lengths)))
+        length = padded_length(self._preprocessor, self._lengths[rows].max())
+        labels = np.full((len(rows), length), -1, "int32")
+        for i, row in enumerate(rows.tolist()):
+            found = self.of(row)
+            labels[i, : len(found)] = found
+        return labels
 
 
 def tokenize(

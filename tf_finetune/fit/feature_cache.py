@@ -50,10 +50,7 @@ def outputs_of(
     Batches hold texts of similar length, so that little padding is computed. Under a
     strategy each replica computes some rows of each batch, and every host gets all.
     """
-    found = np.concatenate([*batches_of(model, store, rows, batch_size)])
-    outputs = np.empty_like(found)
-    outputs[evaluation_order(store, rows)] = found
-    return outputs
+    return _in_order(store, rows, np.concatenate([*batches_of(model, store, rows, batch_size)]))
 
 
 def outputs_of_words(
@@ -91,7 +88,11 @@ def surprise_of_responses(
         parts = surprise(y, logits), right(y, logits), tf.cast(y >= 0, tf.float32)
         return tf.stack([tf.reduce_sum(part, axis=1) for part in parts], axis=1)
 
-    found = np.concatenate([counted(x, y).numpy() for x, y in dataset])
+    return _in_order(store, rows, np.concatenate([counted(x, y).numpy() for x, y in dataset]))
+
+
+def _in_order(store: Store, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What was found in the order of evaluation, in that of `rows`."""
     outputs = np.empty_like(found)
     outputs[evaluation_order(store, rows)] = found
     return outputs

@@ -32,9 +32,11 @@ class Inputs(Protocol):
         self, prepared: Prepared, store: Any, say: Callable[[str], None]
     ) -> tuple[Prepared, Store]:
         """The same with the rows to train on as they are batched, several in one if packed."""
+        return prepared, store
 
     def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
         """By row, as the loss takes them; says what of them is lost."""
+        return prepared.targets
 
     def task(self, **head: Any) -> HeadedTask:
         """The backbone with a head; `head` is what `HeadedTask` takes for it."""
@@ -44,6 +46,7 @@ class Inputs(Protocol):
 
     def looks(self, prepared: Prepared, folder: Path) -> None:
         """Writes what people can look at, if there is anything, to a folder."""
+        return  # texts are in the data report
 
     @property
     def size(self) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from tf_finetune.data.pictures.sheets import write_looks
 from tf_finetune.data.pictures.store import Look, PixelStore, pixel_store
 from tf_finetune.data.pipeline import Noise, Store
 from tf_finetune.data.prepare import Prepared
+from tf_finetune.inputs.kind import Inputs
 from tf_finetune.model.headed import HeadedTask
 from tf_finetune.model.image_backbones import LoadedPictures, check_size
 from tf_finetune.model.image_task import ImageTask
 
 
-class Pictures:
+class Pictures(Inputs):
     """`Inputs` of pictures."""
 
     def __init__(self, loaded: LoadedPictures, config: FineTuneConfig) -> None:
@@ -39,16 +39,6 @@ class Pictures:
         """Pixels."""
         rows = np.concatenate(list(prepared.splits.values()))
         return pixel_store(prepared.table, rows, cache, prepared.digest, self._look)
-
-    def joined(
-        self, prepared: Prepared, store: Any, say: Callable[[str], None]
-    ) -> tuple[Prepared, Store]:
-        """Both as they are."""
-        return prepared, store
-
-    def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
-        """Those of the rows."""
-        return prepared.targets
 
     def task(self, **head: Any) -> HeadedTask:
         """An `ImageTask`."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data.pipeline import Noise, Store
+from tf_finetune.data.pipeline import Store
 from tf_finetune.data.prepare import Prepared
 from tf_finetune.data.responses import (
     ResponseLabels,
@@ -21,9 +20,8 @@ from tf_finetune.data.responses import (
     packed,
     response_store,
 )
-from tf_finetune.data.text import facts_of, texts_of
 from tf_finetune.errors import UserError
-from tf_finetune.inputs.texts import check_length
+from tf_finetune.inputs.texts import Texts
 from tf_finetune.model.headed import HeadedTask
 from tf_finetune.model.language_models import LoadedLanguage
 from tf_finetune.model.language_task import language_task
@@ -32,17 +30,14 @@ from tf_finetune.model.language_task import language_task
 _MOST_CHOSEN = 1024
 
 
-class Prompts:
-    """`Inputs` of prompts with responses."""
+class Prompts(Texts):
+    """`Inputs` of prompts with responses; the text columns are the prompts."""
 
-    noise: Noise | None = None
     _mean = 1.0
 
     def __init__(self, loaded: LoadedLanguage, config: FineTuneConfig) -> None:
-        if loaded.max_length:
-            check_length(config.model, loaded.max_length)
-        self._loaded, self._model, self._packs = loaded, config.model, config.fit.packing
-        self.backbone, self._preprocessor = loaded.backbone, loaded.preprocessor
+        super().__init__(loaded, config)
+        self._packs = config.fit.packing
 
     def store(self, prepared: Prepared, cache: Path) -> ResponseStore:
         """Token ids; the sequence length is chosen before where none is set."""
@@ -60,8 +55,9 @@ class Prompts:
         """As they are, or with several training rows in one."""
         if line := lost(store, np.concatenate(list(prepared.splits.values()))):
             say(line)
+        counts = store.response_tokens()
         for split, rows in prepared.splits.items():
-            if not any((store.targets(row) >= 0).any() for row in rows.tolist()):
+            if not counts[rows].any():
                 raise UserError(
                     f"config.model.sequence_length is {self._preprocessor.sequence_length}, "
                     f"and no response of the {split} rows begins within so many tokens, for which "
@@ -82,33 +78,16 @@ class Prompts:
 
     def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> ResponseLabels:
         """The tokens of responses, each at the one before it."""
-        train = prepared.splits["train"].tolist()
-        tokens = sum(int((store.targets(row) >= 0).sum()) for row in train)
-        self._mean = max(1.0, tokens / len(train))
+        train = prepared.splits["train"]
+        members = np.concatenate([store.members(row) for row in train.tolist()])
+        self._mean = max(1.0, store.response_tokens()[members].sum() / len(train))
         return ResponseLabels(store)
 
     def task(self, **head: Any) -> HeadedTask:
         """A `LanguageTask`, which takes nothing of `head`."""
         return language_task(self._loaded.model, self._mean, packed=self._packs)
 
-    def examples(self, table: pa.Table, store: Store, rows: np.ndarray) -> list[list[str]]:
-        """The prompts."""
-        return texts_of(table, rows)
-
-    def looks(self, prepared: Prepared, folder: Path) -> None:
-        """Nothing: texts are in the data report."""
-
-    @property
-    def size(self) -> dict[str, int]:
-        """The most tokens of a prompt and its response."""
-        return {"sequence_length": self._preprocessor.sequence_length}
-
-    @property
-    def words(self) -> str:
-        """The same for people."""
-        return f"{self._preprocessor.sequence_length} tokens at most"
-
     @property
     def facts(self) -> str:
         """The tokenizer's settings and vocabulary, and whether rows are packed."""
-        return f"{facts_of(self._preprocessor)} {self._packs}"
+        return f"{super().facts} {self._packs}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ from tf_finetune.data.pipeline import Noise, Store
 from tf_finetune.data.prepare import Prepared
 from tf_finetune.data.text import choose_length, facts_of, texts_of, tokenize
 from tf_finetune.errors import UserError
-from tf_finetune.model.backbones import Loaded
+from tf_finetune.inputs.kind import Inputs
 from tf_finetune.model.headed import HeadedTask
 from tf_finetune.model.task import TextTask
 from tf_finetune.settings import ModelConfig
 
 
-class Texts:
+class Texts(Inputs):
     """`Inputs` of texts."""
 
-    def __init__(self, loaded: Loaded, config: FineTuneConfig) -> None:
-        check_length(config.model, loaded.max_length)
+    def __init__(self, loaded: Any, config: FineTuneConfig) -> None:
+        _check_length(config.model, loaded.max_length)
         self._loaded, self._model = loaded, config.model
         self.backbone, self._preprocessor = loaded.backbone, loaded.preprocessor
         self.noise: Noise | None = token_noise(loaded.preprocessor, config.data)
@@ -39,16 +38,6 @@ class Texts:
         rows = np.concatenate(list(prepared.splits.values()))
         return tokenize(self._preprocessor, prepared.table, rows, cache, prepared.digest)
 
-    def joined(
-        self, prepared: Prepared, store: Any, say: Callable[[str], None]
-    ) -> tuple[Prepared, Store]:
-        """Both as they are."""
-        return prepared, store
-
-    def labels(self, prepared: Prepared, store: Any, say: Callable[[str], None]) -> Any:
-        """Those of the rows."""
-        return prepared.targets
-
     def task(self, **head: Any) -> HeadedTask:
         """A `TextTask`."""
         return TextTask(
@@ -58,9 +47,6 @@ class Texts:
     def examples(self, table: pa.Table, store: Store, rows: np.ndarray) -> list[list[str]]:
         """The text columns, one or two."""
         return texts_of(table, rows)
-
-    def looks(self, prepared: Prepared, folder: Path) -> None:
-        """Nothing: texts are in the data report."""
 
     @property
     def size(self) -> dict[str, int]:
@@ -78,9 +64,8 @@ class Texts:
         return facts_of(self._preprocessor)
 
 
-def check_length(model: ModelConfig, most: int) -> None:
-    """Raises `UserError` where a backbone takes fewer tokens than the settings ask for."""
-    if model.sequence_length > most:
+def _check_length(model: ModelConfig, most: int | None) -> None:
+    if most and model.sequence_length > most:
         raise UserError(
             f"config.model.sequence_length is {model.sequence_length}; "
             f"{model.preset} takes at most {most} tokens. Lower it, or "

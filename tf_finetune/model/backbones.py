@@ -6,11 +6,9 @@ import dataclasses
 import difflib
 import json
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import keras
 import keras_hub
 
 from tf_finetune.data.paths import at_home
@@ -126,12 +124,7 @@ def _from_keras_file(file: Path, dtype: str) -> Loaded:
     # Imported for its registration with Keras; it imports this module itself.
     from tf_finetune.model import task  # noqa: F401
 
-    if not file.is_file():
-        raise folders.wrong_preset(f'there is no file "{file}".')
-    if not zipfile.is_zipfile(file):
-        raise folders.wrong_preset(f'"{file}" is no .keras file (no zip); save it again.')
-    with folders.explained(file, "loaded in Keras's safe mode (nothing in it may run code)"):
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    model = folders.load_keras_file(file)
     backbone, preprocessor = (getattr(model, name, None) for name in ("backbone", "preprocessor"))
     if isinstance(model, keras_hub.models.Backbone):
         raise folders.wrong_preset(

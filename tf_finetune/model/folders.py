@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,20 @@ def first_line(error: Exception) -> str:
     """Kind and first line of a library's error, at most 300 characters."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:300]
+
+
+def load_keras_file(file: Path) -> Any:
+    """What a `.keras` file holds.
+
+    Raises:
+        UserError: if there is none, it is damaged, or would run code.
+    """
+    if not file.is_file():
+        raise wrong_preset(f'there is no file "{file}".')
+    if not zipfile.is_zipfile(file):
+        raise wrong_preset(f'"{file}" is no .keras file (no zip); save it again.')
+    with explained(file, "loaded in Keras's safe mode (nothing in it may run code)"):
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
 
 
 def subclasses(cls: Any) -> set[Any]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import keras
 import keras_hub
 
 from tf_finetune.data.paths import at_home
@@ -92,12 +90,7 @@ def _from_keras_file(file: Path) -> Any:
     # Imported for its registration with Keras.
     from tf_finetune.model.language_task import LanguageTask
 
-    if not file.is_file():
-        raise folders.wrong_preset(f'there is no file "{file}".')
-    if not zipfile.is_zipfile(file):
-        raise folders.wrong_preset(f'"{file}" is no .keras file (no zip); save it again.')
-    with folders.explained(file, "loaded in Keras's safe mode (nothing in it may run code)"):
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    model = folders.load_keras_file(file)
     return model.language_model if isinstance(model, LanguageTask) else model
 
 

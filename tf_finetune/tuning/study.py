@@ -28,7 +28,7 @@ from tf_finetune.settings import TuneConfig
 from tf_finetune.stopping import Stop
 from tf_finetune.train import fine_tune
 from tf_finetune.tuning.loop import check_same, try_settings
-from tf_finetune.tuning.space import Space, read_space, some_values, with_values
+from tf_finetune.tuning.space import Space, own_values, read_space, some_values, with_values
 from tf_finetune.tuning.storage import ended, open_study, take_up
 from tf_finetune.tuning.told import account, recipe
 from tf_finetune.tuning.workers import try_together
@@ -93,8 +93,14 @@ def tune(
         study = open_study(config, run)
         if budget.workers > 1:  # which share what this process leaves of a GPU
             os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        first = with_values(config, some_values(config, space))
-        check_same(study, _set_up(first, run, data), run)
+        try:
+            digest = _set_up(with_values(config, some_values(config, space)), run, data)
+        except UserError:
+            # Of values in the space that the model cannot have, others may be right.
+            if own_values(config, space) is not None:
+                raise
+        else:
+            check_same(study, digest, run)
         take_up(study, config, space)
         if budget.workers > 1:
             try_together(config, run, say)
