@@ -15,10 +15,12 @@ from tests.tiny_pictures import save_image_preset
 from tf_finetune import kept as kept_of
 from tf_finetune import one_phase, train
 from tf_finetune.assemble import set_up
+from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import Phase
 from tf_finetune.data.views import ViewStore
 from tf_finetune.errors import UserError
 from tf_finetune.fit import frozen_part, kept_features, planned_cuts
+from tf_finetune.fit.cut_costs import Costs
 from tf_finetune.fit.resuming import SaveState
 from tf_finetune.model.task import TextTask
 from tf_finetune.results import frozen_features
@@ -256,6 +258,63 @@ def test_a_run_goes_on_with_its_views(preset, tmp_path, monkeypatch):
     again, said = run(preset, tmp_path / "killed", **changes)
     assert "goes on from phase last, epoch 2, update 2" in said
     assert_close(again, undisturbed, atol=0)
+
+
+def test_what_was_measured_when_a_run_began_holds_when_it_goes_on(preset, tmp_path, monkeypatch):
+    """Else a phase that has not begun yet might train otherwise."""
+    two = dataclasses.replace(LAST, name="two", train="last:2")
+    changes = {"save_every": 1, "phases": (two, LAST), "sequence_length": 16}
+    monkeypatch.setattr(planned_cuts, "_SECONDS", 0.0)
+
+    def measured(computing, reading):
+        costs = Costs(computing=computing, reading=reading)
+        monkeypatch.setattr(kept_of, "costs_in_run", lambda *_: costs)
+
+    measured(1.0, 9.0)
+    undisturbed, said = run(preset, tmp_path / "undisturbed", **changes)
+    assert (
+        "would take as long, 9,000.00 ms where computing takes 1,000.00" in told(said, NOT_CUT)[0]
+    )
+    with monkeypatch.context() as patch:
+        killed_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(preset, tmp_path / "killed", **changes)
+    measured(9.0, 1.0)
+    again, said = run(preset, tmp_path / "killed", **changes)
+    assert any(line.startswith("goes on from phase two") for line in said)
+    assert told(said, NOT_CUT)
+    assert_close(again, undisturbed, atol=0)
+
+
+def test_later_runs_find_what_is_kept_in_a_folder_of_ones_own(preset, tmp_path):
+    """A head's features and activations, whatever is trained on them."""
+    head = Phase(name="head", train="head")
+    changes = {"phases": (head, LAST), "cache_folder": str(tmp_path / "shared" / "kept")}
+    run(preset, tmp_path / "first", **changes)
+    there = {path.name for path in (tmp_path / "shared" / "kept").iterdir()}
+    assert sorted(name.partition("-")[0] for name in there) == ["activations", "features"]
+    other = {"dropout": 0.2, "global_batch": 7}
+    second, said = run(preset, tmp_path / "second", **(changes | other))
+    assert told(said, "phase head: the frozen backbone has been run over all rows before")
+    assert not [line for line in said if "running the frozen" in line]
+    assert {path.name for path in (tmp_path / "shared" / "kept").iterdir()} == there
+    alone, _ = run(preset, tmp_path / "alone", **(changes | other | {"cache_folder": ""}))
+    assert_close(second, alone, atol=0)
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(preset, tmp_path):
+    with locked(tmp_path):
+        _, said = run(preset, tmp_path / "run", cache_folder=str(tmp_path))
+    assert [line for line in said if line.startswith(f'"{tmp_path}" is in use by another run')]
+    assert told(said)
+    assert not list(tmp_path.glob("activations-*"))
+
+
+def test_a_folder_that_is_none_is_told_before_training(preset, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"config.fit.cache_folder .*cannot be written to"):
+        run(preset, tmp_path / "run", cache_folder=str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_as_many_views_as_epochs_do_not_pay(preset, tmp_path):

@@ -78,7 +78,9 @@ class FitConfig:
         cache_views: where training rows are changed anew in each epoch, how many changed
             versions of each are run through what is frozen, and kept, in their place; epochs
             take turns at them. 0 keeps none: a head alone then sees the rows as they are.
-        cache_memory: GB of it that are held in memory; more is read from the run folder.
+        cache_memory: GB of it that are held in memory; more is read from the disk.
+        cache_folder: for what is kept, which later runs on the same rows then find there, and
+            which you empty; by default it is kept in the run folder while the run trains.
         seed: of the order of examples, dropout and the head's initial weights.
         strategy: over which devices an update is spread: `none`, this machine's first;
             `mirrored`, all its GPUs; `multi_worker`, those of all hosts that `TF_CONFIG`
@@ -123,5 +125,6 @@ class FitConfig:
     cache_precision: str = "computed"
     cache_views: int = 0
     cache_memory: float = 1.0
+    cache_folder: str = ""
     seed: int = 0
     strategy: str = "none"

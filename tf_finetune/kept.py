@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_finetune.assemble import Setup
+from tf_finetune.checkpoints.files import Facts
+from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.views import ViewStore
+from tf_finetune.errors import UserError
+from tf_finetune.fit.cut_costs import Costs, costs_in_run
 from tf_finetune.fit.frozen_part import FrozenPart, Keeping
-from tf_finetune.fit.planned_cuts import Planned, plan_cuts
+from tf_finetune.fit.planned_cuts import Planned, decided, plan_cuts
+from tf_finetune.fit.strategy import is_chief
 from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.slicing import Cut
 
 _GB = 1_000_000_000
+_CUTS = "cuts"  # of the facts of a run
 
 
-def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
+def cuts_of_run(
+    setup: Setup,
+    config: FineTuneConfig,
+    folder: Path,
+    before: Sequence[str | None] | None = None,
+) -> list[Planned]:
     """For the baseline and each phase of a run, whether it trains on a cut.
 
     The first is of no phase where there is no baseline.
+
+    Args:
+        setup: of the run.
+        config: of the run.
+        folder: in which activations would be kept.
+        before: what `decided` said when the run began.
     """
     task = setup.task
     groups = layer_groups(task.network, task.backbone)
@@ -42,8 +62,23 @@ def cuts_of_run(setup: Setup, config: FineTuneConfig) -> list[Planned]:
         whole = ("all", "head")
         return [Planned(why_not="" if p.train in whole else reason) for p in phases]
     first = 0 if setup.baseline else 1
-    versions = views.views if views else 1
-    return plan_cuts(groups, phases, tokens, first=first, features=task.one_vector, views=versions)
+    store, (_, kept) = views or setup.store, kept_rows(setup, views)
+    dtype, memory = _stored_in(config), int(config.fit.cache_memory * _GB)
+
+    def measure(cut: Cut) -> Costs | None:
+        return costs_in_run(cut, store, kept, folder, dtype, memory)
+
+    return plan_cuts(
+        groups,
+        phases,
+        tokens,
+        first=first,
+        features=task.one_vector,
+        views=views.views if views else 1,
+        rows=sum(len(setup.prepared.splits[name]) for name in ("train", "validation")),
+        measure=measure,
+        before=before,
+    )
 
 
 def views_of(setup: Setup, config: FineTuneConfig) -> ViewStore | None:
@@ -65,16 +100,55 @@ def kept_rows(setup: Setup, views: ViewStore | None) -> tuple[np.ndarray, np.nda
     return everything, np.concatenate([train, splits["validation"]])
 
 
+@contextlib.contextmanager
+def kept_in(config: FineTuneConfig, own: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """The folder for what is kept: that of `fit.cache_folder`, held for this run, or its own.
+
+    Its own too where another run holds the other, and for workers beside the chief.
+
+    Args:
+        config: of the run.
+        own: the run's.
+        say: where lines for people go.
+
+    Raises:
+        UserError: if nothing can be written into `fit.cache_folder`.
+    """
+    shared = Path(config.fit.cache_folder).expanduser()
+    if not (config.fit.cache and config.fit.cache_folder and is_chief()):
+        yield own
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            shared.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(shared))
+        except OSError as error:
+            raise UserError(
+                f'config.fit.cache_folder "{shared}" cannot be written to ({error.strerror}). '
+                "Choose another, or leave it empty."
+            ) from None
+        except UserError:
+            say(f'"{shared}" is in use by another run; what is frozen is kept in {own}')
+            shared = own
+        yield shared
+
+
 def frozen_part(
-    setup: Setup, config: FineTuneConfig, folder: Path, say: Callable[[str], None]
+    setup: Setup,
+    config: FineTuneConfig,
+    folder: Path,
+    say: Callable[[str], None],
+    facts: Facts | None = None,
 ) -> FrozenPart | None:
     """The frozen part of the phases of a run, whose baseline is phase 0.
 
     Args:
-        setup: of the run.
+        setup: of the run, whose types are set as it will train.
         config: of the run; None is kept where it says so.
         folder: for activations, which other runs on the same rows may share.
         say: where lines for people go.
+        facts: that hold for all of the run, where it may be stopped and go on: which phases
+            train on a cut is taken from there, or noted.
     """
     task, fit = setup.task, config.fit
     if not fit.cache:
@@ -83,17 +157,21 @@ def frozen_part(
     model, views = dataclasses.replace(config.model, dropout=0.0), views_of(setup, config)
     changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
     inputs = f"{setup.prepared.digest} {setup.inputs.facts} {model} {changed}"
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
     keeping = Keeping(
         folder=folder,
         inputs=hashlib.sha256(inputs.encode()).hexdigest(),
-        computed=f"{setup.precision} {tf.distribute.get_strategy().num_replicas_in_sync}",
-        dtype="" if fit.cache_precision == "computed" else fit.cache_precision,
+        computed=" ".join([setup.precision, str(replicas), tf.__version__, keras.__version__]),
+        dtype=_stored_in(config),
         memory=int(fit.cache_memory * _GB),
         batch=fit.eval_batch,
     )
+    facts = {} if facts is None else facts
+    planned = cuts_of_run(setup, config, folder, facts.get(_CUTS))
+    facts[_CUTS] = decided(planned)
     return FrozenPart(
         layer_groups(task.network, task.backbone),
-        cuts_of_run(setup, config),
+        planned,
         _phases(setup),
         views or setup.store,
         *kept_rows(setup, views),
@@ -101,6 +179,12 @@ def frozen_part(
         keeping,
         say,
     )
+
+
+def _stored_in(config: FineTuneConfig) -> str:
+    """The dtype that floats are kept in; empty for the one they are computed in."""
+    chosen = config.fit.cache_precision
+    return "" if chosen == "computed" else chosen
 
 
 def _phases(setup: Setup) -> list[Phase]:

@@ -63,8 +63,9 @@ def plan(config: FineTuneConfig, data: Any = None) -> str:
         phases = list(setup.phases)
         if setup.baseline:
             phases.insert(0, setup.baseline)
-        cuts = cuts_of_run(setup, config)[-len(phases) :] if config.fit.cache else []
         with precision.computing_in(setup.precision, setup.task.backbone):
+            kept = cuts_of_run(setup, config, Path(folder)) if config.fit.cache else []
+            cuts = kept[-len(phases) :]
             costs = [
                 _cost(setup, config, phase, cut)
                 for phase, cut in itertools.zip_longest(phases, cuts)

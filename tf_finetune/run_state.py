@@ -25,8 +25,8 @@ class RunState:
 
     Attributes:
         same: what must be the same where the run goes on, and is checked.
-        made: what was decided when the run began and holds for all of it: `precision` and
-            `micro_batch`.
+        made: what was decided when the run began and holds for all of it: `precision`,
+            `micro_batch`, and which phases train on a cut.
         results: of the phases that have ended, but for a baseline's.
         probe: what the head alone gave.
         untuned: what the network gave before tuning, for `interpolated.untuned_scores`.

@@ -28,7 +28,7 @@ from tf_finetune.fit.memory import forget_peak, peak_bytes
 from tf_finetune.fit.replicas import replicated
 from tf_finetune.fit.strategy import told_by_chief
 from tf_finetune.interpolated import interpolate_run, untuned_scores
-from tf_finetune.kept import frozen_part
+from tf_finetune.kept import frozen_part, kept_in
 from tf_finetune.model.freezing import lora_layers
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.one_phase import run_aside, run_phase
@@ -121,8 +121,13 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
 
     # 3. Freeze and 4. fit, phase by phase.
     ready, earlier = time.perf_counter(), ongoing.state.seconds
-    with contextlib.closing(ongoing), precision.computing_in(setup.precision, task.backbone):
-        _train(setup, fitted, run, ongoing, say)
+    with (
+        contextlib.closing(ongoing),
+        precision.computing_in(setup.precision, task.backbone),
+        kept_in(fitted, run / "cache", say) as kept,
+    ):
+        _train(setup, fitted, run, kept, ongoing, say)
+        remove_kept(run / "cache")
         state, line = ongoing.state, None
         if state.before is not None:
             line = interpolate_run(setup, config, ongoing.before(), say)
@@ -195,12 +200,13 @@ def _train(
     setup: Setup,
     config: FineTuneConfig,
     run: Path,
+    kept: Path,
     ongoing: Ongoing,
     say: Callable[[str], None],
 ) -> None:
     """Runs the phases that have not ended yet."""
     state, saving = ongoing.state, ongoing.saving
-    frozen = frozen_part(setup, config, run / "cache", say)
+    frozen = frozen_part(setup, config, kept, say, state.made)
     if setup.baseline and not state.probe:
         state.probe = run_aside(setup, config, setup.baseline, run, say, saving, frozen)
         ongoing.save()
@@ -218,5 +224,3 @@ def _train(
         if all(result.train == "head" for result in state.results):
             state.probe = state.probe or came[1]
         ongoing.save()
-    if frozen:
-        remove_kept(run / "cache")

@@ -5,7 +5,8 @@ import pytest
 from tests.tiny import tiny_backbone, tiny_preprocessor
 from tf_finetune.config import Phase
 from tf_finetune.fit import planned_cuts
-from tf_finetune.fit.planned_cuts import plan_cuts
+from tf_finetune.fit.cut_costs import Costs
+from tf_finetune.fit.planned_cuts import decided, plan_cuts
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.task import TextTask
 
@@ -23,12 +24,10 @@ def it_pays(monkeypatch):
     monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 1, "GPU": 1})
 
 
-def planned(groups, *phases, first=0):
+def planned(groups, *phases, **options):
     """The host of each phase that trains on a cut; else why it does not."""
     given = [Phase(train=train, epochs=epochs) for train, epochs in phases]
-    return [
-        p.made_by if p.cut else p.why_not for p in plan_cuts(groups, given, TOKENS, first=first)
-    ]
+    return [p.made_by if p.cut else p.why_not for p in plan_cuts(groups, given, TOKENS, **options)]
 
 
 def test_a_phase_of_several_epochs_makes_its_own(groups):
@@ -62,3 +61,37 @@ def test_reading_must_be_faster_than_computing(groups, monkeypatch):
     monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 10**6, "GPU": 10**6})
     (why_not,) = planned(groups, ("last:1", 9))
     assert why_not == "reading 1 kB a row would take as long"
+
+
+def test_what_was_measured_overrules_the_rule_where_that_is_clear(groups, monkeypatch):
+    def found(computing, reading, rows=1000):
+        costs = Costs(computing=computing, reading=reading)
+        return planned(groups, ("last:1", 9), rows=rows, measure=lambda cut: costs)[0]
+
+    # 8 times computed, 10 times written or read.
+    slow = "reading 1 kB a row would take as long, 2.00 ms where computing takes 1.00"
+    assert found(1e-3, 2e-3) == slow
+    assert found(1e-3, 1e-3) == 0  # not half as much again
+    assert found(1e-3, 2e-3, rows=100) == 0  # of a second or so
+    monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 10**6, "GPU": 10**6})
+    assert found(1e-3, 1e-4) == 0
+    assert found(1e-3, 1e-3) == "reading 1 kB a row would take as long"
+    assert found(1e-3, 1e-4, rows=100) == "reading 1 kB a row would take as long"
+
+
+def test_what_was_decided_when_a_run_began_holds(groups):
+    phases = [Phase(train=train, epochs=3) for train in ("head", "last:1", "last:2", "all")]
+    costs = {1: Costs(1.0, 9.0), 2: Costs(9.0, 1.0)}
+
+    def measure(cut):
+        return costs[1 if len(cut.suffix) < blocks else 2]
+
+    one, two = (plan_cuts(groups, [phase], TOKENS)[0].cut for phase in phases[1:3])
+    blocks = len(two.suffix)
+    assert len(one.suffix) < blocks
+    then = decided(plan_cuts(groups, phases, TOKENS, rows=1000, measure=measure))
+    assert [bool(why_not) for why_not in then] == [False, True, False, False]
+    again = plan_cuts(groups, phases, TOKENS, rows=1000, before=then)
+    assert decided(again) == then
+    # Without it the rule alone would have decided.
+    assert decided(plan_cuts(groups, phases, TOKENS))[1] is None

@@ -211,7 +211,7 @@ class ActivationStore:
         """Activations, and the inputs that are passed on, of some rows."""
         inputs = self._inputs.batch(rows)
         found = {name: pick(inputs) for name, pick in self._passed.items()}
-        padded = _padded(inputs)
+        padded = tokens_in(inputs)
         for one in self._kept:
             starts, lengths = self._starts[one.name][rows], self.lengths[rows]
             if starts.min() < 0:
@@ -266,7 +266,7 @@ def _place(out: np.ndarray, numbers: np.ndarray, shape: Shape, length: int) -> N
         out[(*before, slice(length, None))] = out[(*before, slice(length - 1, length))]
 
 
-def _padded(inputs: Any) -> int:
+def tokens_in(inputs: Any) -> int:
     """Tokens of a batch's rows, with padding; 1 where rows have none."""
     first = tf.nest.flatten(inputs)[0]
     return int(first.shape[1]) if first.ndim > 1 else 1

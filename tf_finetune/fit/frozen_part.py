@@ -38,7 +38,7 @@ class Keeping:
     Attributes:
         folder: where.
         inputs: a digest of the rows' inputs.
-        computed: in which precision, and on how many replicas; both decide over bits.
+        computed: in which precision, on how many replicas, by what; these decide over bits.
         dtype: in which floats are stored; empty for that in which they were computed.
         memory: bytes that are held in memory; more is read from the disk.
         batch: rows a step, while they are made.

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_finetune.config import Phase
 from tf_finetune.fit.cut_check import check_cut, some_of
+from tf_finetune.fit.cut_costs import costs_in_memory
 from tf_finetune.fit.examples import Examples
 from tf_finetune.fit.memory import free_bytes
 from tf_finetune.fit.planned_cuts import plan_cuts
@@ -77,13 +78,20 @@ def kept_arrays(
         return None
     # What an axis of no fixed length counts as: the length that these arrays have.
     tokens = float(max((x.shape[1] for x in flat if x.ndim > 1), default=1))
-    (planned,) = plan_cuts(groups, [phase], tokens, features=False)
+    rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)
+    (planned,) = plan_cuts(
+        groups,
+        [phase],
+        tokens,
+        features=False,
+        rows=rows,
+        measure=lambda cut: costs_in_memory(cut, given["x"]),
+    )
     try:
         if planned.cut is None:
             raise NotCut(planned.why_not)
         if own := own_of(groups.model, _WAYS):
             raise NotCut(f"{type(groups.model).__name__} has a {own[0]} of its own")
-        rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)
         needed, free = rows * planned.cut.row_bytes(tokens), free_bytes()
         if not so_on_all_hosts(free is None or needed <= _MOST * free):
             has = f"{(free or 0) / 1e9:,.1f} GB are free here"

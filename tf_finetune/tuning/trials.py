@@ -13,7 +13,7 @@ import keras
 from tf_finetune.assemble import set_up
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.fit import precision
-from tf_finetune.kept import frozen_part
+from tf_finetune.kept import frozen_part, kept_in
 from tf_finetune.model import heads
 from tf_finetune.one_phase import run_phase
 from tf_finetune.optim.carry import State
@@ -52,8 +52,11 @@ def run_trial(
         config = fitting(config, setup, say=say)
         state: State = {}
         monitor = heads.monitor(config.model.task)[0]
-        frozen = frozen_part(setup, config, cache, say)
-        with precision.computing_in(setup.precision, setup.task.backbone):
+        with (
+            precision.computing_in(setup.precision, setup.task.backbone),
+            kept_in(config, cache, say) as kept,
+        ):
+            frozen = frozen_part(setup, config, kept, say)
             for number, phase in enumerate(setup.phases, 1):
                 result, _ = run_phase(
                     setup, config, phase, number, folder, state, say, frozen=frozen
