@@ -42,6 +42,10 @@ def test_a_recipe_may_be_edited_and_loaded_again(tmp_path: Path) -> None:
             'line 5: TypeError: .*epocs.* Did you mean "epochs"?',
         ),
         (HEAD + "    return helper()\n\ndef helper():\n    return int('x')\n", "line 7: ValueErr"),
+        (
+            HEAD + "    return FineTuneConfig(phases=(Phase('head', epochs=2),))\n",
+            "line 4: TypeError: .* Settings are given by name, as Phase",
+        ),
         ("config = 3\n", r"defines no function get_config\(\)"),
         ("get_config = 3\n", r"defines no function get_config\(\)"),
         ("def get_config():\n    {}\n", "returns NoneType; .* is its `return` missing?"),

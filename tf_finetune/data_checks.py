@@ -30,7 +30,7 @@ def check_data(data: DataConfig, task: str) -> None:
     at_least("config.data.min_per_class", data.min_per_class, 1)
     for field in ("near_duplicates", *NOISE):
         fraction(f"config.data.{field}", getattr(data, field))
-    if data.where and not data.where.partition("=")[1]:
+    if data.where and not all(data.where.partition("=")[:2]):
         raise UserError(f'config.data.where is "{data.where}"; write COLUMN=VALUE.')
     if len(data.delimiter) > 1:
         raise UserError(
@@ -38,12 +38,14 @@ def check_data(data: DataConfig, task: str) -> None:
             " (a tab is $'\\t' in a shell; a .tsv file needs none)."
         )
     try:
-        codecs.lookup(data.encoding)
+        known = codecs.lookup(data.encoding)._is_text_encoding  # unlike "hex"
     except LookupError:
+        known = False
+    if not known:
         raise UserError(
             f'config.data.encoding is "{data.encoding}", which Python does not know;'
             " examples: utf-8, latin-1, utf-16."
-        ) from None
+        )
     _check_columns(data)
     _check_classes(data, task)
     _check_fractions(data)

@@ -50,6 +50,32 @@ def load_recipe(path: str | Path) -> FineTuneConfig:
     return config
 
 
+def written_recipe(config: FineTuneConfig, opening: str) -> str:
+    """A recipe file that gives this configuration, with the settings that are no defaults."""
+    named = isinstance(config.phases, str)
+    lines = [
+        f'"""{opening}"""',
+        "",
+        f"from tf_finetune import FineTuneConfig{'' if named else ', Phase'}",
+        "",
+        "",
+        "def get_config() -> FineTuneConfig:",
+        "    config = FineTuneConfig()",
+    ]
+    default = FineTuneConfig()
+    for field in dataclasses.fields(config):
+        section, usual = getattr(config, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(section):
+            lines += [
+                f"    config.{field.name}.{one.name} = {getattr(section, one.name)!r}"
+                for one in dataclasses.fields(section)
+                if getattr(section, one.name) != getattr(usual, one.name)
+            ]
+        elif section != usual:
+            lines.append(f"    config.{field.name} = {section!r}")
+    return "\n".join([*lines, "    return config", ""])
+
+
 def _check_file(file: Path) -> None:
     if file.is_dir():
         inside = ", ".join(sorted(str(recipe) for recipe in file.glob("*.py")))
@@ -87,4 +113,7 @@ def _misspelt(error: BaseException) -> str:
         if isinstance(kind, type) and dataclasses.is_dataclass(kind)
         for field in dataclasses.fields(kind)
     ]
-    return nearest(re.findall(r"'(\w+)'", str(error))[-1], fields) if fields else ""
+    if fields and "positional argument" in str(error):
+        return " Settings are given by name, as Phase(train='head')."
+    named = re.findall(r"'(\w+)'", str(error))
+    return nearest(named[-1], fields) if fields and named else ""

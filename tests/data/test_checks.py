@@ -81,7 +81,11 @@ def test_all_training_rows_of_a_conflict_are_dropped():
     sides = _sides(TRAIN, TRAIN, TRAIN, TRAIN, TEST, TEST)
     after, found = _conflicts("drop", sides, _keys(1, 1, 1, 2, 3, 3), [0, 0, 1, 0, 0, 1])
     assert after.tolist() == [OUT, OUT, OUT, TRAIN, TEST, TEST]
-    assert found.count("label conflict") == 5
+    assert found.count("label conflict") == 3
+    assert found["label conflict"].action == "Left out (config.data.conflicts=drop)."
+    # Those of other splits stay, and are not said to be left out.
+    assert found.count("label conflict in test") == 2
+    assert found["label conflict in test"].action.startswith("Kept: rows of this split")
 
 
 def test_conflicts_policies():

@@ -159,3 +159,24 @@ def test_a_no_break_space_is_part_of_a_word(reading):
     assert rows[0]["words"] == ["10\u00a0000", "km"]
     rows, _ = reading("b.conll", "\u00a0\tNN\tO\nRome\tNP\tB-LOC\n")
     assert rows[0]["words"] == ["\u00a0", "Rome"]
+
+
+@pytest.mark.parametrize("line", ["Rome\tNNP\t", "\tNNP\tO", "Rome\tO", "Rome\tNNP\tx\tO"])
+def test_an_empty_or_missing_cell_makes_no_other_column_a_tag(reading, line):
+    content = f"In\tIN\tO\n{line}\n"
+    with pytest.raises(UserError, match=r":2: found .* each line has 3, as the first one"):
+        reading("a.conll", content)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Ann\tB-PER\t", "Lee\tI-PER\t"],
+        ["Ann\t\tB-PER", "Lee\tI-PER"],
+        ["Ann\t\tB-PER", "Lee\tx\tI-PER"],
+    ],
+)
+def test_tables_that_are_aligned_by_empty_cells_are_read(reading, lines):
+    rows, _ = reading("a.conll", "\n".join(lines) + "\n")
+    assert rows[0]["words"] == ["Ann", "Lee"]
+    assert rows[0]["label"] == ["B-PER", "I-PER"]

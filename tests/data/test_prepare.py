@@ -280,3 +280,23 @@ def test_a_given_split_of_which_nothing_is_left_is_refused(tmp_path, split):
         UserError, match=f"config.data.{split}: no row of the {split} split is left"
     ):
         _prepare(tmp_path, source, bad_rows="drop")
+
+
+def test_a_pair_in_the_other_order_stands_in_the_same_split(tmp_path):
+    rows = _rows(100)
+    first, second = rows["text"], [f"{text} other" for text in reversed(rows["text"])]
+    pairs = {"text": first + second, "text_pair": second + first, "label": rows["label"] * 2}
+    found = _prepare(tmp_path, pairs, text_pair="text_pair", near_duplicates=0.0)
+    side = np.empty(200, int)
+    for number, chosen in enumerate(found.splits.values()):
+        side[chosen] = number
+    np.testing.assert_array_equal(side[:100], side[100:])
+    assert len(found.splits["test"]) == 20
+    # Nor do they leak where splits are given; they may have different labels.
+    given = {
+        "train": {k: v[:100] for k, v in pairs.items()},
+        "test": {k: v[100:] for k, v in pairs.items()},
+    }
+    given["test"]["label"] = given["test"]["label"][::-1]
+    with pytest.raises(UserError, match=r"100 x near leak"):
+        _prepare(tmp_path, given, text_pair="text_pair", leaks="error")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tf_finetune.data import files
 from tf_finetune.data.sources import fraction, read
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -292,3 +293,57 @@ def test_the_packaged_reviews(here):
         {"values": "0", "counts": 4265},
     ]
     assert table["file"][0].as_py() == path
+
+
+def test_texts_at_any_depth_of_a_class_folder_are_read(here):
+    for place in ("pos/a.txt", "pos/more/b.txt", "there/c.txt", "readme.txt"):
+        (here / "texts" / place).parent.mkdir(parents=True, exist_ok=True)
+        (here / "texts" / place).write_text(place)
+    (here / "texts" / "there").rename(here / "elsewhere")
+    (here / "texts" / "neg").symlink_to(here / "elsewhere")
+    table, _ = load(here, path="texts")
+    assert table["text"].to_pylist() == ["there/c.txt", "pos/a.txt", "pos/more/b.txt"]
+    assert table["label"].to_pylist() == ["neg", "pos", "pos"]
+
+
+def test_one_file_under_two_names_is_refused(here):
+    (here / "a.csv").write_text("text,label\ngood film,pos\nbad film,neg\n")
+    (here / "latest.csv").symlink_to("a.csv")
+    assert load(here, path="a.csv,a.csv")[0].num_rows == 2
+    for path in ("*.csv", "a.csv,./a.csv"):
+        with pytest.raises(UserError, match="names one file twice"):
+            load(here, path=path)
+    assert load(here, path="latest.csv")[0].num_rows == 2
+
+
+def test_parquet_with_bytes_that_are_no_text_loses_one_row(here):
+    content = pa.array([b"good film", b"caf\xe9", b"bad film"], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 3, content.buffers())
+    table = pa.table({"text": texts, "label": ["a", "b", "a"]})
+    pq.write_table(table, here / "a.parquet")
+    found, findings = load(here, path="a.parquet")
+    assert found["text"].to_pylist() == ["good film", "bad film"]
+    assert findings.count("undecodable bytes") == 1
+
+
+def test_a_column_that_begins_late_in_jsonl(here, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_UNSEEN", 2)
+    lines = [{"text": f"film {i}", "label": "ab"[i % 2]} for i in range(4)]
+    lines[3]["source"] = "imdb"
+    (here / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table, _ = load(here, path="a.jsonl", slice="source")
+    assert table["slice"].to_pylist() == ["", "", "", "imdb"]
+    with pytest.raises(UserError, match=r'in its first 2 lines, has no column "source"'):
+        load(here, path="a.jsonl", group="source")
+
+
+def test_labels_of_two_types_in_two_files(here):
+    (here / "a.jsonl").write_text('{"text": "a film", "label": 1}\n{"text": "b", "label": 0}\n')
+    (here / "b.jsonl").write_text('{"text": "c film", "label": true}\n')
+    with pytest.raises(UserError, match=r"mixes types: 1 at a.jsonl:1, True at b.jsonl:1"):
+        load(here, path="a.jsonl,b.jsonl")
+    (here / "c.csv").write_text("text,label\nc film,1\n")
+    assert load(here, path="a.jsonl,c.csv")[0]["label"].to_pylist() == ["1", "0", "1"]
+    (here / "c.csv").write_text("text,label\nc film,pos\n")
+    with pytest.raises(UserError, match="mixes types"):
+        load(here, path="a.jsonl,c.csv")

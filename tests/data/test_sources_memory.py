@@ -214,3 +214,16 @@ def test_mistakes(tmp_path, source, message):
 def test_multi_hot_with_another_number_of_classes(tmp_path):
     with pytest.raises(UserError, match=r"labels have 3 columns, config\.data\.classes 2 names"):
         load(tmp_path, (TEXTS, np.eye(3)), "multi_label", classes=("a", "b"))
+
+
+def test_labels_in_a_frame(tmp_path):
+    texts, label = pd.DataFrame({"text": TEXTS}), pd.DataFrame({"label": ["a", "b", "a"]})
+    table, _ = load(tmp_path, (texts, label))
+    assert (table["text"].to_pylist(), table["label"].to_pylist()) == (TEXTS, ["a", "b", "a"])
+    several = pd.DataFrame({"sport": [1, 0, 1], "politics": [1, 1, 0]})
+    table, _ = load(tmp_path, (TEXTS, several), "multi_label")
+    assert table["label"].to_pylist() == [["sport", "politics"], ["politics"], ["sport"]]
+    with pytest.raises(UserError, match=r"a frame of 2 columns .*must all be 0 or 1"):
+        load(tmp_path, (TEXTS, several * 2), "multi_label")
+    with pytest.raises(UserError, match=r'"text" is a frame of 2 columns'):
+        load(tmp_path, (several, label["label"]))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tf_finetune.data import files
+from tf_finetune.data import files, parquet
 from tf_finetune.data.sources import read
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -185,7 +185,7 @@ def test_a_line_without_end_is_not_read_whole(here, monkeypatch):
 
 
 def test_a_gzipped_parquet_file_that_unpacks_to_far_more(here, monkeypatch):
-    monkeypatch.setattr(files, "_LEAST_LIMIT", 1000)
+    monkeypatch.setattr(parquet, "_LEAST_LIMIT", 1000)
     with gzip.open(here / "a.parquet.gz", "wb") as file:
         file.write(bytes(10_000_000))
     with pytest.raises(UserError, match="unpacks to more than 100 times its size"):

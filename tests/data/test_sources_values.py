@@ -119,3 +119,8 @@ def test_other_scalars_as_text(tmp_path):
     config = DataConfig(path=str(tmp_path / "a.jsonl"))
     table, _ = read(config, "classification", tmp_path / "run")
     assert table["text"].to_pylist() == ["12", "1.5"]
+
+
+def test_a_printed_list_is_no_label(tmp_path):
+    with pytest.raises(UserError, match=r"a printed list. Write the labels of a row with"):
+        load(tmp_path, "multi_label", ["['sport', 'politics']"])

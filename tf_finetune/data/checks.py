@@ -132,9 +132,13 @@ def conflicts(
     unlike = label_ids[rows] != label_ids[rows][first]
     conflicting = np.zeros(len(rows), bool)
     conflicting[first[unlike]] = True
-    found = rows[conflicting[first]]
+    found, witness = rows[conflicting[first]], rows[first[conflicting[first]]]
+    for side, name in enumerate(SPLITS):
+        kind = "label conflict" if name == "train" else f"label conflict in {name}"
+        here = sides[found] == side
+        note(findings, kind, table, found[here], witness[here])
+        findings.act(kind, "Kept: rows of this split are never changed for their labels.")
     kind = "label conflict"
-    note(findings, kind, table, found, rows[first[conflicting[first]]])
     findings.enforce(kind, config.conflicts, "conflicts")
     mask = np.zeros(len(sides), bool)
     mask[found] = True

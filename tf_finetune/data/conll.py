@@ -16,6 +16,7 @@ EXTENSIONS = (".conll", ".tsv", ".txt")
 DOCUMENT = "document"
 _GAP = re.compile(r"[ \t]+")
 _DOCUMENT_START = "-DOCSTART-"
+_ENDS = "\r\n"
 
 
 def sentences(
@@ -43,7 +44,7 @@ def sentences(
                 f'it out (config.data.group may be "{DOCUMENT}": the {_DOCUMENT_START} lines), or '
                 "give the rows as .jsonl or .parquet."
             )
-    labelled = "label" in columns.roles
+    labelled, widths = "label" in columns.roles, (0, 0)
     words, tags = list[str](), list[str]()
     start, document = 0, 0
 
@@ -52,13 +53,23 @@ def sentences(
         return name, start, [values[role] for role in columns.roles]
 
     for number, line in enumerate(lines, start=1):
-        cells = _cells(line, delimiter)
+        parts = _parts(line, delimiter)
+        cells = [part for part in parts if part]
         if not cells or cells[0] == _DOCUMENT_START:
             if words:
                 yield record()
                 words, tags = [], []
             document += bool(cells)
             continue
+        widths = widths if any(widths) else (len(parts), len(cells))
+        # Else another column would be taken for the word or its tag.
+        whole = len(parts) == widths[0] and parts[0] and parts[-1]
+        if labelled and len(cells) > 1 and not (whole or len(cells) == widths[1]):
+            raise UserError(
+                f"{name}:{number}: found {shown(line.strip(_ENDS))}, of {len(cells)} columns; each "
+                f"line has {widths[1]}, as the first one, with a word in the first and a tag in "
+                "the last."
+            )
         if labelled and len(cells) < 2:
             raise UserError(
                 f"{name}:{number}: found {shown(line.strip())}, one column; a line holds a word "
@@ -72,12 +83,13 @@ def sentences(
         yield record()
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    """The columns of a line, none of which is empty; a word may hold spaces between tabs."""
+def _parts(line: str, delimiter: str) -> list[str]:
+    """The columns of a line, some perhaps empty; a word may hold spaces between tabs."""
     if not line.strip():
         return []
-    line = line.strip("\r\n")
+    line = line.strip(_ENDS)
     separator = delimiter or ("\t" if "\t" in line else "")
     # A no-break space is part of a word.
-    parts = line.split(separator) if separator else _GAP.split(line)
-    return [cell for cell in (part.strip(" \t\r\n") for part in parts) if cell]
+    if separator:
+        return [part.strip(" \t\r\n") for part in line.split(separator)]
+    return [part for part in _GAP.split(line) if part]

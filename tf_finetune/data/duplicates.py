@@ -41,6 +41,8 @@ class Scan:
         digest: sha256 of the texts or pixels as they stand.
         near: gives the pairs (p, 2) of nearly equal ones among some distinct rows, by the
             least similarity.
+        unordered: (n,) uint64 as `keys`, but equal for pairs of texts in either order too; None
+            where rows are no pairs.
         unusable: by row, the kind of finding for those that cannot be read.
         odd: by kind of finding, the rows that are usable and may surprise.
     """
@@ -49,6 +51,7 @@ class Scan:
     sizes: dict[str, np.ndarray]
     digest: bytes
     near: Callable[[np.ndarray, float], np.ndarray]
+    unordered: np.ndarray | None = None
     unusable: dict[int, str] = dataclasses.field(default_factory=dict)
     odd: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -91,20 +94,27 @@ def texts_of(table: pa.Table, rows: np.ndarray | None = None) -> Iterator[Texts]
 def scan(table: pa.Table) -> Scan:
     """Reads every text once."""
     sizes = np.empty((2, table.num_rows), np.int64)
-    keys = np.empty(table.num_rows, np.uint64)
+    keys, unordered = (np.empty(table.num_rows, np.uint64) for _ in range(2))
     digest = hashlib.sha256()
     for row, texts in enumerate(texts_of(table)):
         raw = "\0".join(texts).encode()
         digest.update(len(raw).to_bytes(8, "little") + raw)
         sizes[:, row] = sum(map(len, texts)), sum(len(text.split()) for text in texts)
-        same = "\0".join(map(normalise, texts)).encode()
-        keys[row] = int.from_bytes(hashlib.blake2b(same, digest_size=8).digest(), "little")
+        same = [*map(normalise, texts)]
+        keys[row] = _number(same)
+        unordered[row] = _number(sorted(same)) if len(same) > 1 else 0
     return Scan(
         keys=keys,
         sizes={"characters": sizes[0], "words": sizes[1]},
         digest=digest.digest(),
         near=lambda rows, threshold: near_duplicates(table, rows, threshold),
+        unordered=unordered if "text_pair" in table.column_names else None,
     )
+
+
+def _number(texts: list[str]) -> int:
+    together = "\0".join(texts).encode()
+    return int.from_bytes(hashlib.blake2b(together, digest_size=8).digest(), "little")
 
 
 def firsts(keys: np.ndarray) -> np.ndarray:
@@ -138,7 +148,9 @@ def find_alike(table: pa.Table, scan: Scan, threshold: float) -> Alike:
     if "group" in table.column_names:
         codes = table["group"].combine_chunks().dictionary_encode().indices
         groups = firsts(codes.to_numpy(zero_copy_only=False))
-    content = clusters(count, np.concatenate([_links(first), near]))
+    # A pair of texts in the other order is another row, but tells of the first.
+    same = first if scan.unordered is None else firsts(scan.unordered)
+    content = clusters(count, np.concatenate([_links(same), near]))
     together = clusters(count, np.concatenate([_links(content), _links(groups)]))
     return Alike(near=near, content=content, groups=groups, together=together, note=note)
 

@@ -8,16 +8,12 @@ import csv
 import gzip
 import io
 import json
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tf_finetune.data import conll
+from tf_finetune.data import conll, parquet
 from tf_finetune.data.rows import Columns, Record
 from tf_finetune.data.values import shown
 from tf_finetune.errors import UserError
@@ -25,13 +21,10 @@ from tf_finetune.settings import DataConfig
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _HEAD = 65536
-# Without a buffer of its own, a whole column of a row group is read at once.
-_BUFFER = 2**20
 # An unclosed quote swallows the rest of a file; this is where we stop it.
 _MOST_FIELD = 2**26
 _MOST_UNSEEN = 1000
-# Of a gzipped Parquet file, whose columns are as a rule compressed already.
-_MOST_GROWTH, _LEAST_LIMIT = 100, 2**30
+_SELDOM = ("slice", "where")  # columns that may begin later
 _SIGNATURES = {
     b"PK\x03\x04": "a zip or Excel file; save the sheet as CSV",
     b"\x1f\x8b": "gzipped; let its name end in .gz",
@@ -72,7 +65,9 @@ def records(name: str, path: Path, config: DataConfig, columns: Columns) -> Iter
             with _open_text(name, path, config.encoding) as file:
                 yield from conll.sentences(name, file, config.delimiter, columns)
         elif kind == ".parquet":
-            yield from _parquet(name, path, columns)
+            with _raw(path) as file:
+                packed = path.stat().st_size if path.suffix.lower() == ".gz" else 0
+                yield from parquet.records(name, file, columns, packed)
         elif kind in (".csv", ".tsv"):
             yield from _csv(name, path, config, columns, "\t" if kind == ".tsv" else ",")
         else:
@@ -100,7 +95,10 @@ def codec_of(encoding: str) -> str:
         UserError: if Python does not know it.
     """
     try:
-        name = codecs.lookup(encoding).name
+        found = codecs.lookup(encoding)
+        if not found._is_text_encoding:
+            raise LookupError
+        name = found.name
     except LookupError:
         raise UserError(
             f'config.data.encoding is "{encoding}", which Python does not know; '
@@ -216,16 +214,24 @@ def _jsonl(name: str, path: Path, config: DataConfig, columns: Columns) -> Itera
                 unseen -= item.keys()
                 keys |= dict.fromkeys(item)
                 if number >= _MOST_UNSEEN:
-                    _check_seen(name, columns, unseen, keys)
+                    early = f", in its first {_MOST_UNSEEN:,} lines,"
+                    _check_seen(name, columns, unseen, keys, early, but=_SELDOM)
             yield name, number, [item.get(column) for column in columns.names]
     if keys:
         _check_seen(name, columns, unseen, keys)
 
 
-def _check_seen(name: str, columns: Columns, unseen: set[str], keys: dict[str, None]) -> None:
-    for column in columns.names:
-        if column in unseen:
-            raise columns.missing(f'"{name}"', column, keys)
+def _check_seen(
+    name: str,
+    columns: Columns,
+    unseen: set[str],
+    keys: dict[str, None],
+    where: str = "",
+    but: tuple[str, ...] = (),
+) -> None:
+    for role, column in zip(columns.roles, columns.names, strict=True):
+        if column in unseen and role not in but:
+            raise columns.missing(f'"{name}"{where}', column, keys)
 
 
 def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
@@ -245,44 +251,3 @@ def _json_object(name: str, number: int, line: str) -> dict[str, Any]:
             '{"text": "...", "label": "..."}.'
         )
     return item
-
-
-def _parquet(name: str, path: Path, columns: Columns) -> Iterator[Record]:
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_raw(path))
-        if path.suffix.lower() == ".gz":  # Parquet is read from its end
-            unpacked = stack.enter_context(tempfile.TemporaryFile())
-            _copy(name, file, unpacked, max(_LEAST_LIMIT, _MOST_GROWTH * path.stat().st_size))
-            unpacked.seek(0)
-            file = unpacked
-        if not file.read(1):
-            raise UserError(f'"{name}" is empty (0 bytes); give a file with rows.')
-        try:
-            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f'"{name}" is not a Parquet file: {str(error).rstrip(".")}.') from None
-        columns.find_in(f'"{name}"', table.schema_arrow.names)
-        yield from _parquet_rows(name, table, columns)
-
-
-def _copy(name: str, file: IO[bytes], to: IO[bytes], limit: int) -> None:
-    while piece := file.read(_BUFFER):
-        limit -= len(piece)
-        if limit < 0:
-            raise UserError(
-                f'"{name}" unpacks to more than {_MOST_GROWTH} times its size. If it is right, '
-                "unpack it yourself and give the .parquet file."
-            )
-        to.write(piece)
-
-
-def _parquet_rows(name: str, table: pq.ParquetFile, columns: Columns) -> Iterator[Record]:
-    row = 0
-    try:
-        for batch in table.iter_batches(batch_size=1024, columns=list(set(columns.names))):
-            values = [batch.column(column).to_pylist() for column in columns.names]
-            for record in zip(*values, strict=True):
-                row += 1
-                yield name, row, record
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f'"{name}" is damaged after row {row}: {error}.') from None

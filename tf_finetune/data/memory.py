@@ -58,7 +58,7 @@ def _part(
     else:
         raise UserError(f"{name} is a {type(source).__name__}; allowed: {_ALLOWED}.")
     columns.find_in(name, list(table))
-    wanted = {column: _column(table[column], column, name) for column in columns.names}
+    wanted = {column: _column(table[column], column, name, config) for column in columns.names}
     lengths = {column: len(values) for column, values in wanted.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f'"{column}" {length:,}' for column, length in lengths.items())
@@ -103,8 +103,10 @@ def _named(element: Any, config: DataConfig, labelled: bool, name: str) -> dict[
     return named | {config.label: second}
 
 
-def _column(values: Any, column: str, name: str) -> Any:
+def _column(values: Any, column: str, name: str, config: DataConfig) -> Any:
     """Something that can be cut into chunks: a Series, an array, a list."""
+    if hasattr(values, "iloc") and values.ndim == 2:
+        return _of_frame(values, column, name, config)
     if not _is_column(values):
         kind = type(values).__name__
         raise UserError(f'{name}: the column "{column}" is a {kind}; it must be a list or array.')
@@ -114,6 +116,26 @@ def _column(values: Any, column: str, name: str) -> Any:
     if array.ndim == 0:
         raise UserError(f'{name}: the column "{column}" is one value; it must be an array.')
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _of_frame(frame: Any, column: str, name: str, config: DataConfig) -> Any:
+    """The column that a whole frame stands for: its only one, or the labels of its columns."""
+    names = [str(one) for one in frame.columns]
+    if len(names) == 1:
+        return frame.iloc[:, 0]
+    values = frame.to_numpy()
+    if column != config.label:
+        raise UserError(
+            f'{name}: "{column}" is a frame of {len(names)} columns ({quoted(names)}); give one.'
+        )
+    if config.soft_labels:
+        return [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    if frame.isna().any(axis=None) or not np.isin(values.astype(object), (0, 1)).all():
+        raise UserError(
+            f"{name}: the labels are a frame of {len(names)} columns ({quoted(names)}), whose "
+            "values must all be 0 or 1; or give one column."
+        )
+    return [[one for one, on in zip(names, row, strict=True) if on] for row in values.tolist()]
 
 
 def _records(
@@ -211,6 +233,8 @@ def _batch(value: Any, spec: Any, batched: bool) -> Any:
     if not batched:
         # A vector of fixed length is zeros and ones, another one lists labels.
         fixed = np.ndim(value) == 1 and spec.shape[0] is not None
+        if fixed and spec.shape[0] == 1:  # as of a batch
+            return np.asarray(value)
         return np.asarray(value)[None] if fixed else [value]
     if hasattr(spec, "ragged_rank"):
         return list(value)

@@ -1,9 +1,10 @@
-"""The files that `config.data.path`, `.validation` and `.test` stand for."""
+"""The files that `config.data.path`, `.validation` and `.test` stand for, and those in folders."""
 
 from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tf_finetune.errors import UserError
@@ -28,10 +29,47 @@ def expand(value: str, option: str) -> dict[str, Path]:
         UserError: if something named is not there.
     """
     names = [value] if _exists(value) else [name.strip() for name in value.split(",")]
-    found: dict[str, Path] = {}
+    found, real = dict[str, Path](), dict[str, str]()
     for name in names:
-        found |= _expand_one(name, option)
+        for shown, path in _expand_one(name, option).items():
+            before = real.setdefault(os.path.realpath(path), shown)
+            if before != shown:
+                raise UserError(
+                    f'{option} names one file twice, as "{before}" and as "{shown}", so that each '
+                    "of its rows would come twice. Name it once."
+                )
+            found[shown] = path
     return found
+
+
+def below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files below a folder in the order of their names, hidden ones left aside.
+
+    Raises:
+        UserError: if a folder cannot be read, or a link leads back to where it stands.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise UserError(
+            f'"{folder}" is a link to a folder that it stands in, "{real}"; remove the link.'
+        )
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f'The folder "{folder}" cannot be read: {error.strerror}.') from None
+    for entry in found:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        path = folder / entry.name
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:  # a folder that may be listed and not entered
+            raise UserError(f'The folder "{folder}" cannot be read: {error.strerror}.') from None
+        if is_folder:
+            yield from below(path, (*above, real))
+        else:
+            yield path
 
 
 def _exists(value: str) -> bool:

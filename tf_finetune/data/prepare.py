@@ -97,6 +97,11 @@ def prepare(config: FineTuneConfig, folder: Path, source: Any = None) -> Prepare
         UserError: if the data cannot be trained on or a policy says `error`.
     """
     data, task = config.data, config.model.task
+    if source is None and data.train != type(data)().train and not (data.split or data.tfds):
+        raise UserError(
+            f'config.data.train is "{data.train}", which names rows of config.data.split or '
+            "config.data.tfds, and neither is set. The file to train on is config.data.path."
+        )
     table, findings = read(data, task, folder, source)
     scan = content.scan(table, folder)
     tags = read_tags(table, data, findings) if task == TOKENS else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -107,7 +108,8 @@ def setting_of(role: str) -> str:
 
 def check_unique(place: str, found: Sequence[str]) -> None:
     """Raises `UserError` if a column name stands twice; unnamed ones may."""
-    twice = sorted({name for name in found if name and found.count(name) > 1})
+    counts = collections.Counter(found)
+    twice = sorted(name for name, count in counts.items() if name and count > 1)
     if twice:
         raise UserError(
             f"{place} has more than one column {quoted(twice)}; rename or remove the others."

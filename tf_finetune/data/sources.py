@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tf_finetune.data import files, memory, text_folder, tfds_reader
 from tf_finetune.data.findings import Findings
-from tf_finetune.data.paths import expand
+from tf_finetune.data.paths import at_home, expand
 from tf_finetune.data.pictures import archive
 from tf_finetune.data.pictures import folder as picture_folder
 from tf_finetune.data.pictures.paths import with_paths
@@ -231,6 +231,12 @@ def _with_split_files(
                     f'config.data.{split} is "{value}", but the data has a {split} part of its '
                     "own; leave the setting out, or remove that part."
                 )
+            if share is not None and value != getattr(type(config)(), split) and not named:
+                raise UserError(
+                    f"config.data.{split} is {value}, a share to cut from the training rows, but "
+                    f"the data has a {split} part of its own; leave the setting out, or remove "
+                    "that part."
+                )
         elif share is not None:
             shares.append(share)
         elif not named:
@@ -257,9 +263,9 @@ def _retained_parts(config: DataConfig, parts: list[Part], folder: Path | None) 
 
 
 def _check_new(added: list[Part], parts: list[Part], split: str) -> None:
-    before = {os.path.realpath(part.name): part.split for part in parts}
+    before = {os.path.realpath(at_home(part.name)): part.split for part in parts}
     for part in added:
-        if other := before.get(os.path.realpath(part.name)):
+        if other := before.get(os.path.realpath(at_home(part.name))):
             raise UserError(
                 f'config.data.{split}: "{part.name}" is also read as {other}; '
                 "a file belongs to one split."

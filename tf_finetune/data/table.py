@@ -87,6 +87,7 @@ class Rows:
         self._labelled = "label" in columns.roles
         self._names: dict[str, dict[str, None]] = {"split": {}, "where": {}}
         self._kept = 0
+        self._label_types: dict[str, tuple[str, Any]] = {}
 
     def of(self, parts: Iterable[Part]) -> Iterator[tuple[Any, ...]]:
         """The usable rows of all parts, in the order of the schema's columns.
@@ -113,7 +114,12 @@ class Rows:
 
     def _of_part(self, part: Part) -> Iterator[tuple[Any, ...]]:
         config = self._config
-        labels = Labels(self._task, config.label_separator, soft=config.soft_labels)
+        labels = Labels(
+            self._task,
+            config.label_separator,
+            soft=config.soft_labels,
+            others=self._label_types,
+        )
         columns = part.columns or self._columns
         seen, undecodable = 0, self.findings.count("undecodable bytes")
         for file, number, values in part.records:
@@ -213,7 +219,7 @@ class Rows:
         return self._splits[value]
 
     def _note(self, what: str, value: str) -> None:
-        if len(self._names[what]) < _MOST_NAMES:
+        if len(self._names[what]) < _MOST_NAMES or (what == "split" and value in self._splits):
             self._names[what][value] = None
 
     def _check_splits(self) -> None:

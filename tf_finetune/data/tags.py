@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tf_finetune.data import checks
-from tf_finetune.data.findings import Findings
+from tf_finetune.data.findings import MOST_LISTED, Findings
 from tf_finetune.data.splits import SPLITS
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -210,8 +210,7 @@ def _note_unknown(
     for i in wrong.tolist():
         # One that has the form of a tag is of a type that is not among the known ones.
         kind = "unknown tag" if parts[places[i]][0] < 0 else "unknown label"
-        shown = f"{written[places[i]]} of {_word(table, i, offsets, row)}"
-        findings.add(kind, checks.place(table, int(row[i])), shown, row=int(row[i]))
+        _tell(findings, kind, table, i, offsets, row, written[places[i]])
 
 
 def _note_orphans(
@@ -224,11 +223,23 @@ def _note_orphans(
 ) -> None:
     written, places = tags
     for i in orphans.tolist():
-        shown = f"{written[places[i]]} of {_word(table, i, offsets, row)}"
-        findings.add(ORPHAN, checks.place(table, int(row[i])), shown, row=int(row[i]))
+        _tell(findings, ORPHAN, table, i, offsets, row, written[places[i]])
 
 
-def _word(table: pa.Table, i: int, offsets: np.ndarray, row: np.ndarray) -> str:
-    """The word, and which of its sentence it is."""
-    number = i - int(offsets[row[i]])
-    return f"{table['words'][int(row[i])].as_py()[number]} (word {number + 1})"
+def _tell(
+    findings: Findings,
+    kind: str,
+    table: pa.Table,
+    i: int,
+    offsets: np.ndarray,
+    row: np.ndarray,
+    tag: str,
+) -> None:
+    """Adds a finding on word `i`, of which the first ones are told in full."""
+    at = int(row[i])
+    if findings.count(kind) >= MOST_LISTED:
+        findings.add(kind, "", row=at)
+        return
+    number = i - int(offsets[at])
+    word = table["words"][at][number].as_py()
+    findings.add(kind, checks.place(table, at), f"{tag} of {word} (word {number + 1})", row=at)

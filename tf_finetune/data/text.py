@@ -44,7 +44,9 @@ def encode(
         chunk = [[x.replace("\0", "") for x in c[start : start + _CHUNK]] for c in columns]
         x = preprocessor(x=tuple(chunk) if len(chunk) > 1 else chunk[0])
         ids = {key: np.asarray(value, "int32") for key, value in x.items() if key != _MASK}
-        lengths = np.asarray(x[_MASK]).sum(axis=1)
+        # A text may hold the token of padding, as RoBERTa's `<pad>`, typed: it is one of the text.
+        places = np.arange(1, np.shape(x[_MASK])[1] + 1)
+        lengths = (np.asarray(x[_MASK], "int64") * places).max(axis=1, initial=0)
         rows += [
             {key: value[i, :length] for key, value in ids.items()}
             for i, length in enumerate(lengths)
@@ -187,6 +189,9 @@ def facts_of(preprocessor: Any) -> str:
     tokenizer = preprocessor.tokenizer
     # A name is counted up in a process; what a preset keeps in files is left out.
     config = tokenizer.get_config() | {"name": ""}
+    # Byte-pair tokenizers make a list of a set, each process in another order.
+    if config.get("unsplittable_tokens"):
+        config["unsplittable_tokens"] = sorted(config["unsplittable_tokens"])
     files = tokenizer.get_vocabulary(), getattr(tokenizer, "merges", None)
     facts = [preprocessor.sequence_length, config, *files]
     return json.dumps(facts, default=str, sort_keys=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from tf_finetune.data.files import codec_of
+from tf_finetune.data.paths import below
 from tf_finetune.data.rows import Columns, Part, Record
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
@@ -20,7 +21,7 @@ SPLIT_FOLDERS = {
 def parts(
     name: str, folder: Path, config: DataConfig, columns: Columns, *, split: str, labelled: bool
 ) -> list[Part]:
-    """The texts of `folder/CLASS/*.txt`, or of `folder/SPLIT/CLASS/*.txt`.
+    """The texts of `folder/CLASS/`, or of `folder/SPLIT/CLASS/`, at any depth below.
 
     Args:
         name: the folder as messages show it.
@@ -34,12 +35,12 @@ def parts(
         UserError: if there are no texts in class folders.
     """
     if not labelled:
-        texts = [path for path in sorted(folder.rglob("*")) if _is_text(path, folder)]
-        return [Part(name, split, _records(name, texts, config, columns))]
+        texts = [path for path in below(folder) if _is_text(path, folder)]
+        return [Part(name, split, _records(name, folder, texts, config, columns))]
     # `train/urls.txt` beside `train/pos/1.txt` makes no class of `train`.
     inner = split_folders(folder, split, lambda inside: not _in_classes(inside))
     return [
-        Part(str(place), known, _records(name, _texts(place, config), config, columns))
+        Part(str(place), known, _records(name, place, _texts(place, config), config, columns))
         for known, place in inner.items()
     ]
 
@@ -94,7 +95,13 @@ def refuse_splits(folder: str | Path, classes: Collection[str], config: DataConf
 
 
 def _in_classes(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*/*")) if _is_text(path, folder)]
+    """The texts in class folders, at any depth."""
+    found = (path for path in below(folder) if _is_text(path, folder))
+    return [path for path in found if path.parent != folder]
+
+
+def _class_of(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).parts[0]
 
 
 def _is_text(path: Path, folder: Path) -> bool:
@@ -106,7 +113,7 @@ def _is_text(path: Path, folder: Path) -> bool:
 
 def _texts(folder: Path, config: DataConfig) -> list[Path]:
     found = _in_classes(folder)
-    refuse_splits(folder, {path.parent.name for path in found}, config)
+    refuse_splits(folder, {_class_of(path, folder) for path in found}, config)
     if not found:
         tables = [path.name for path in sorted(folder.glob("*.*"))[:3]]
         hint = f' It holds {", ".join(tables)}; for tables write "{folder}/*.csv".'
@@ -118,7 +125,7 @@ def _texts(folder: Path, config: DataConfig) -> list[Path]:
 
 
 def _records(
-    name: str, texts: Iterable[Path], config: DataConfig, columns: Columns
+    name: str, folder: Path, texts: Iterable[Path], config: DataConfig, columns: Columns
 ) -> Iterator[Record]:
     columns.find_in(f'The folder "{name}" of text files', [config.text, config.label])
     codec = codec_of(config.encoding)
@@ -135,5 +142,5 @@ def _records(
             raise UserError(
                 f'"{path}" is not text in {config.encoding}: {error}. Set --config.data.encoding.'
             ) from None
-        content_of = {config.label: path.parent.name, config.text: text}
+        content_of = {config.label: _class_of(path, folder), config.text: text}
         yield str(path), 1, [content_of[column] for column in columns.names]

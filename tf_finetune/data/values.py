@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import math
 import numbers
+import re
 from typing import Any
 
 from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.errors import UserError
 
 _MOST = 60
+_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 # Beyond this float32 has no squares, which losses and spreads are made of.
 _MOST_TARGET = 1e18
 # Of a row's classes.
@@ -42,6 +45,8 @@ def text(value: Any) -> str:
         return value.decode("utf-8", "surrogateescape")
     if _is_whole(value):
         value = int(value)
+    if isinstance(value, datetime.date):  # with a time or without
+        return value.isoformat()
     if isinstance(value, str | bool | int | float | decimal.Decimal):
         return str(value)
     raise TypeError(f"found {shown(value)}, a {type(value).__name__}")
@@ -86,11 +91,27 @@ class Labels:
     column are a mistake that would otherwise make two classes.
     """
 
-    def __init__(self, task: str, separator: str, *, soft: bool = False) -> None:
+    def __init__(
+        self,
+        task: str,
+        separator: str,
+        *,
+        soft: bool = False,
+        others: dict[str, tuple[str, Any]] | None = None,
+    ) -> None:
+        """Prepares for one part.
+
+        Args:
+            task: that the labels are for.
+            separator: as `config.data.label_separator`.
+            soft: as `config.data.soft_labels`.
+            others: what parts before it have seen first; added to.
+        """
         self._task = task
         self._separator = separator
         self._soft = soft
         self._first: dict[str, tuple[str, Any]] = {}
+        self._others = {} if others is None else others
 
     def convert(self, value: Any, file: str, row: int) -> str | list[str] | float | Shares:
         """The label of one row.
@@ -125,6 +146,12 @@ class Labels:
     def _several(self, value: Any, place: str) -> list[str]:
         if is_null(value):
             raise Unusable("missing label")
+        if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
+            raise UserError(
+                f"{place}: the label is {shown(value)}, a printed list. Write the labels of a row "
+                f'with "{self._separator or "|"}" between (config.data.label_separator), or give '
+                "lists in .jsonl or .parquet."
+            )
         if isinstance(value, str) and self._separator:
             value = value.split(self._separator)
         elif not isinstance(value, list | tuple):
@@ -159,13 +186,29 @@ class Labels:
             kind = "bool"
         else:
             kind = "str" if isinstance(value, str | bytes) else "number"
-        self._first.setdefault(kind, (place, value))
-        if len(self._first) > 1:
-            (one, a), (two, b) = list(self._first.values())[:2]
+        if kind in self._first:
+            return
+        self._first[kind] = place, value
+        found = [*self._first.values()]
+        for other, (where, seen) in self._others.items() if len(found) == 1 else ():
+            # A table of text beside one of numbers may name the same classes.
+            if other != kind and not ("str" in (other, kind) and _alike(value, seen)):
+                found.insert(0, (where, seen))
+        self._others.setdefault(kind, (place, value))
+        if len(found) > 1:
+            (one, a), (two, b) = found[:2]
             raise UserError(
                 f"The label column mixes types: {shown(a)} at {one}, {shown(b)} at {two}. "
                 "Make all labels text, all whole numbers or all true/false."
             )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether both are whole numbers, or both true or false, if one is written as text."""
+    written = [text(value).strip() for value in (one, other)]
+    if any(isinstance(value, bool) for value in (one, other)):
+        return all(value in ("True", "False") for value in written)
+    return all(map(_NUMBER.fullmatch, written))
 
 
 def _shares(value: Any, place: str) -> Shares | None:
