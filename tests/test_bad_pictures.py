@@ -15,6 +15,8 @@ from PIL import Image
 from tests.mistakes import refusal
 from tests.pictures import folder_of_pictures, picture
 from tests.tiny_pictures import save_image_preset
+from tf_finetune.errors import UserError
+from tf_finetune.model.image_backbones import application, check_name, check_size
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,19 @@ def test_one_message_and_an_unchanged_disk(here, capfd, make, settings, words) -
     missing = [word for word in words if word not in message]
     assert not missing, message
     assert message.count("\n") <= 6, message
+
+
+def test_a_mistyped_preset_is_told_one_of_pictures() -> None:
+    with pytest.raises(UserError, match=r'no model of pictures "resnet_50_imagenett"') as error:
+        check_name("resnet_50_imagenett")
+    assert '"resnet_50_imagenet"' in str(error.value)
+    assert "bert" not in str(error.value)
+    for right in ("resnet_50_imagenet", "efficientnet_lite0", "minilm", "hf://timm/x", "./a"):
+        check_name(right)
+
+
+def test_pictures_that_are_too_small_for_a_backbone() -> None:
+    loaded = application("VGG16", None)
+    assert check_size(loaded, 64, "VGG16") == (64, 64)
+    with pytest.raises(UserError, match=r"image_size is 16, which VGG16 does not take"):
+        check_size(loaded, 16, "VGG16")

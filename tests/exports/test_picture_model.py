@@ -11,10 +11,11 @@ from PIL import Image
 
 from tests.pictures import folder_of_pictures, picture
 from tests.tiny_pictures import tiny_image_task
+from tf_finetune.data.pictures import decode as decoding
 from tf_finetune.data.pictures.decode import decode, opened, resize
 from tf_finetune.data.pictures.store import Look
 from tf_finetune.errors import ExportError, UserError
-from tf_finetune.exports import picture_model
+from tf_finetune.exports import picture_model, pixels
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.picture_model import export_pictures as export
 from tf_finetune.exports.pixels import decoded, resized
@@ -39,7 +40,7 @@ def exported(task, tmp_path_factory):
 def test_what_is_served_equals_the_model(exported, task, tmp_path):
     folder, info = exported
     assert info.max_difference <= 1e-5
-    assert info.texts == 4 + 16 + 4 + 5
+    assert info.texts == 4 + 24 + 4 + 5
     assert info.variables_bytes < 1.1 * info.weights_bytes + 20_000
     served = load_model(folder)
     assert isinstance(served, ExportedPictures)
@@ -190,3 +191,21 @@ def _bytes(image, kind, **options):
     written = io.BytesIO()
     image.save(written, kind, **options)
     return written.getvalue()
+
+
+def test_headers_that_ask_for_gigabytes_are_refused():
+    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + b"IHDR"
+    bomb += (20_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0]) + bytes(50)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too many pixels"):
+        decoded(tf.constant(bomb))
+
+
+def test_a_border_fills_no_memory_in_a_graph_either(monkeypatch):
+    monkeypatch.setattr(pixels, "MOST_PADDED", 2**14)
+    monkeypatch.setattr(decoding, "MOST_PADDED", 2**14)
+    picture = np.random.default_rng(0).integers(0, 256, (4, 2000, 3), dtype=np.uint8)
+    look = Look(size=(32, 32), interpolation="bilinear", how="pad")
+    found = resized(picture[None], look)[0].numpy()
+    expected = resize(Image.fromarray(picture), (32, 32), "bilinear", "pad")
+    np.testing.assert_allclose(found, expected, atol=3)
+    assert found.max() > 10

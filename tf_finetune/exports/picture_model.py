@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tf_finetune.data.pictures.decode import decode, opened
 from tf_finetune.errors import ExportError
@@ -182,8 +182,17 @@ def _hard_pixels() -> list[np.ndarray]:
     return [random.integers(0, 256, (1, *shape, 3), dtype=np.uint8) for shape in _HARD_SIZES]
 
 
+def _lying(image: Image.Image, orientation: int) -> bytes:
+    """A JPEG whose EXIF data say how it is to be turned."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    out = io.BytesIO()
+    image.save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
 def _hard_files() -> list[bytes]:
-    """Grey, transparent, of 1 to 16 bits, of palettes, and of each format."""
+    """Grey, transparent, of 1 to 16 bits, of palettes, of each format, and lying on a side."""
     random = np.random.default_rng(1)
     image = Image.fromarray(random.integers(0, 256, (40, 60, 4), dtype=np.uint8))
     colour, grey = image.convert("RGB"), image.convert("L")
@@ -192,6 +201,7 @@ def _hard_files() -> list[bytes]:
     made = [_file(x, "PNG") for x in (image, colour, grey, wide, grey.convert("1"), *few)]
     made += [_file(x, "JPEG") for x in (colour, grey, colour.convert("CMYK"))]
     made += [_file(x, "BMP") for x in (colour, grey, few[-1])]
+    made += [_lying(colour, orientation) for orientation in range(1, 9)]
     return [*made, _file(colour, "GIF")]
 
 

@@ -14,7 +14,7 @@ from tf_finetune.inputs.prompts import Prompts
 from tf_finetune.inputs.texts import Texts
 from tf_finetune.inputs.words import Words
 from tf_finetune.model import presets
-from tf_finetune.model.image_backbones import LoadedPictures, is_for_pictures
+from tf_finetune.model.image_backbones import LoadedPictures, check_name, is_for_pictures
 from tf_finetune.model.language_models import load_language
 from tf_finetune.settings import ModelConfig
 
@@ -38,6 +38,8 @@ def inputs_of(config: FineTuneConfig, data: Any = None) -> Inputs:
                 "another task, or other data."
             )
     elif pictures != is_for_pictures(preset):
+        if pictures:
+            check_name(preset)
         presets.load(preset)  # says what is wrong with it, if it is none at all
         found, mend = ("pictures", "efficientnet_lite0") if pictures else ("texts", "minilm")
         raise UserError(

@@ -56,7 +56,7 @@ class Pictures(Inputs):
 
     def looks(self, prepared: Prepared, folder: Path) -> None:
         """Contact sheets of the training pictures, of findings and of augmentation."""
-        write_looks(prepared, self._data, folder)
+        write_looks(prepared, self._data, folder, self._look)
 
     @property
     def size(self) -> dict[str, int]:

@@ -24,6 +24,7 @@ from tf_finetune.packaged import is_packaged, packaged_path
 from tf_finetune.value_checks import nearest
 
 _APPLICATIONS = "keras.applications:"
+_OF_TEXTS = ("minilm",)
 # What keras.applications does not say: the sides of the pictures that they were trained on.
 _SIDES = {
     "EfficientNetB1": 240,
@@ -91,6 +92,19 @@ def is_for_pictures(preset: str) -> bool:
         config = folders.read_config(path)
         return "architecture" in config or _takes_pictures(config)
     return preset in known
+
+
+def check_name(preset: str) -> None:
+    """Raises `UserError` for a plain name that no model of any kind has, with one of pictures."""
+    known = [*keras_hub.models.ImageClassifierPreprocessor.presets, lite0.PRESET]
+    others = {*keras_hub.models.Backbone.presets, *keras_hub.models.TextClassifier.presets}
+    plain = not (set("/:.~") & set(preset)) and not at_home(preset).exists()
+    if plain and preset not in others | {*known, *_OF_TEXTS}:
+        raise wrong_preset(
+            f'there is no model of pictures "{preset}".{nearest(preset, known)} Allowed are '
+            "KerasHub's presets with an image classifier, efficientnet_lite0, hf://timm/NAME, "
+            "keras.applications:NAME, folders and .keras files."
+        )
 
 
 def load_pictures(preset: str) -> LoadedPictures:
@@ -255,4 +269,13 @@ def check_size(loaded: LoadedPictures, side: int, preset: str) -> tuple[int, int
             f"config.model.image_size is {side}, but {preset} takes pictures of "
             f"{loaded.size[0]} x {loaded.size[1]} pixels only; set 0, and all are resized."
         )
+    if side:
+        try:
+            loaded.backbone.compute_output_shape((None, *wanted, 3))
+        except ValueError as error:
+            own = loaded.size[0]
+            raise UserError(
+                f"config.model.image_size is {side}, which {preset} does not take "
+                f"({str(error).splitlines()[0]}). Raise it, or set 0 for its own, {own}."
+            ) from None
     return wanted

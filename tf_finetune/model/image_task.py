@@ -19,6 +19,7 @@ from tf_finetune.data.pictures.decode import (
     of_python,
     open_picture,
     opened,
+    refuse_one,
     resize,
 )
 from tf_finetune.data.pictures.store import Look
@@ -118,6 +119,7 @@ class ImageTask(HeadedTask):
         Raises:
             UserError: if a file is no picture.
         """
+        refuse_one(x)
         if not _are_pictures(x):
             return super().predict(x, batch_size=batch_size, **kwargs)
         outputs = np.empty((len(x), len(self.class_names)), "float32")

@@ -137,14 +137,17 @@ def test_a_header_without_end_is_not_read(here, monkeypatch):
         check(DataConfig(path=str(here / name)))
 
 
-def test_links_in_a_tar_are_passed_over(here):
-    with tarfile.open(here / "a.tar", "w") as file:
-        file.add(here / "pictures", "pictures")
-        link = tarfile.TarInfo("pictures/cat/link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        file.addfile(link)
-    table = load(here, "a.tar")
-    assert table.num_rows == 6
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_a_tar_are_no_pictures(here, kind):
+    for name in ("notes", "link.png"):
+        with tarfile.open(here / f"{name}.tar", "w") as file:
+            file.add(here / "pictures", "pictures")
+            link = tarfile.TarInfo(f"pictures/cat/{name}")
+            link.type, link.linkname = kind, "/etc/passwd"
+            file.addfile(link)
+    assert load(here, "notes.tar").num_rows == 6
+    with pytest.raises(UserError, match=r'"link.png.tar" holds the link "pictures/cat/link.png"'):
+        load(here, "link.png.tar")
 
 
 def test_a_bomb_is_stopped(here, monkeypatch):

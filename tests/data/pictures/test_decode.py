@@ -16,9 +16,13 @@ from tf_finetune.data.pictures.decode import (
     Unusable,
     decode,
     is_animated,
+    of_python,
     open_picture,
+    opened,
+    refuse_one,
     resize,
 )
+from tf_finetune.errors import UserError
 
 RGB = np.asarray(picture(0, 0))
 
@@ -286,3 +290,26 @@ def test_a_palette_with_too_much_transparency_is_a_finding(tmp_path):
     (tmp_path / "a.png").write_bytes(content[:at] + chunk + content[at:])
     with pytest.raises(Unusable, match="corrupt picture"):
         decoded(tmp_path / "a.png")
+
+
+def test_formats_of_phones_are_told_from_damage():
+    with pytest.raises(Unusable, match="HEIC or AVIF picture"):
+        opened(b"\0\0\0\x18ftypheic" + bytes(100))
+
+
+def test_numbers_between_whole_ones_are_rounded():
+    """As `image_dataset_from_directory` gives them."""
+    pixels = np.full((9, 9, 3), 127.43, "float32")
+    assert np.asarray(of_python(pixels)).max() == 127
+    with pytest.raises(ValueError, match="must be uint8"):
+        of_python(pixels * 3)
+
+
+@pytest.mark.parametrize(
+    "one", ["a.jpg", b"x", Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), "uint8")]
+)
+def test_one_picture_is_no_list_of_them(one):
+    with pytest.raises(UserError, match=r"write predict\(\[picture\]\)"):
+        refuse_one(one)
+    refuse_one([one])
+    refuse_one(np.zeros((2, 9, 9), "uint8"))

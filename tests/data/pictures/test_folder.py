@@ -173,3 +173,20 @@ def test_a_picture_beside_class_folders_of_a_split(tmp_path):
     classes = ("train", "test")
     table, _ = load(tmp_path / "birds", classes=classes)
     assert set(table["label"].to_pylist()) == {"train", "test"}
+
+
+def test_a_folder_that_may_be_listed_but_not_entered(folder, monkeypatch):
+    is_dir = Path.is_dir
+
+    def refuses(self, **options):
+        if self.parent.name == "cat":
+            raise PermissionError(13, "Permission denied")
+        return is_dir(self, **options)
+
+    monkeypatch.setattr(Path, "is_dir", refuses)
+    refused(folder, r'The folder ".*cat" cannot be read: Permission denied')
+
+
+def test_other_names_of_the_same_formats_count(folder):
+    picture(0, 9).save(folder / "cat" / "a.jfif", format="jpeg")
+    assert load(folder)[0].num_rows == 7

@@ -115,7 +115,8 @@ def damage(folder):
     (cat / "f_folder.png").symlink_to("nowhere")
     (cat / "g_phone.heic").write_bytes(b"\0\0\0 ftypheic")
     return {
-        "not a picture": 2,
+        "not a picture": 1,
+        "HEIC or AVIF picture": 1,
         "empty file": 1,
         "tiny picture": 1,
         "too many pixels": 1,

@@ -111,11 +111,14 @@ def _unpack(name: str, path: Path, folder: Path) -> None:
 
 
 def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each plain file; links and devices are passed over."""
+    """Name and content of each plain file; devices, and links to no pictures, are passed over."""
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+                if info.is_dir():
+                    continue
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    _refuse_link(path, info.filename)
                     continue
                 with archive.open(info) as content:
                     yield info.filename, content
@@ -131,9 +134,20 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     f"it unpacks to more than {_MOST_GROWTH} times what it holds; if that is "
                     "right, unpack it yourself and give the folder"
                 )
+            if member.issym() or member.islnk():
+                _refuse_link(path, member.name)
             file = tar.extractfile(member) if member.isreg() else None
             if file is not None:
                 yield member.name, file
+
+
+def _refuse_link(path: Path, name: str) -> None:
+    """A link to a picture would be one that is missing; to anything else it does not matter."""
+    if is_picture(PurePosixPath(name).name):
+        raise UserError(
+            f'"{path.name}" holds the link "{name}", and links in archives are not followed. Pack '
+            "the files themselves (tar --dereference --hard-dereference; zip without --symlinks)."
+        )
 
 
 class _Member(tarfile.TarInfo):

@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from tf_finetune.errors import UserError
+
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-_MOST_PIXELS = 89_478_485  # above this Pillow itself warns of decompression bombs
+MOST_PIXELS = 89_478_485  # above this Pillow itself warns of decompression bombs
 _LEAST_SIDE = 8
 _MOST_BYTES = 10**9
+# Brands of HEIC, AVIF and their kin, which phones write and Pillow by itself does not read.
+_UNREAD = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 # Of a picture with its border; four times as many and more are made smaller before.
-_MOST_PADDED = 2**24
+MOST_PADDED = 2**24
 # JPEGs are decoded at a half, a quarter or an eighth of their size where that leaves this
 # many times the size asked for: Pillow calls the result "practically indistinguishable".
 _REDUCING_GAP = 3
@@ -52,6 +56,7 @@ KINDS = (
     "corrupt picture",
     "unknown range of values",
     "file of more than 1 GB",
+    "HEIC or AVIF picture",  # new ones last: kept by number
 )
 """Why a file gives no picture."""
 
@@ -84,6 +89,8 @@ def opened(content: bytes) -> Image.Image:
         raise Unusable("empty file")
     if content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") > len(content) - 8:
         raise Unusable("truncated picture")  # the reader of WebP does not tell
+    if content[4:8] == b"ftyp" and content[8:12] in _UNREAD:
+        raise Unusable("HEIC or AVIF picture")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
@@ -91,7 +98,7 @@ def opened(content: bytes) -> Image.Image:
     except Exception as error:  # Pillow's readers raise many kinds on bytes that are wrong
         raise Unusable(_damage(error, "not a picture")) from None
     width, height = image.size
-    if width * height > _MOST_PIXELS:
+    if width * height > MOST_PIXELS:
         raise Unusable("too many pixels")
     if min(width, height) < _LEAST_SIDE:
         raise Unusable("tiny picture")
@@ -129,7 +136,7 @@ def of_python(value: Any) -> Image.Image:
 
     Args:
         value: of Pillow, or uint8 pixels (height, width) or (height, width, channels) with 1, 3
-            or 4 of these, or other whole numbers from 0 to 255.
+            or 4 of these, or other numbers from 0 to 255, which are rounded.
 
     Raises:
         ValueError: for anything else, with the mend.
@@ -148,14 +155,23 @@ def of_python(value: Any) -> Image.Image:
     if pixels.dtype != np.uint8:
         low, high = float(np.min(pixels)), float(np.max(pixels))
         # Up to 1 they may be shares of the whole.
-        if low < 0 or not (high == 0 or 1 < high <= 255) or np.any(pixels != np.round(pixels)):
+        if not (low >= 0 and (high == 0 or 1 < high <= 255)):
             mend = "(x * 255).astype('uint8')" if 0 <= low <= high <= 1 else "to 0 to 255, uint8"
             raise ValueError(
                 f"pictures must be uint8, 0 to 255; found {pixels.dtype}, {low:g} to {high:g}. "
                 f"Scale them and convert: {mend}."
             )
-        pixels = pixels.astype(np.uint8)
+        # Keras's own reader resizes, and gives numbers between the whole ones.
+        pixels = np.round(pixels).astype(np.uint8)
     return Image.fromarray(pixels)
+
+
+def refuse_one(x: Any) -> None:
+    """Raises `UserError` for one picture where a list of them is wanted."""
+    array = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3
+    # A stack of grey ones has no last side of 3 or 4.
+    if isinstance(x, str | bytes | Path | Image.Image) or (array and x.shape[-1] in (3, 4)):
+        raise UserError("predict() takes a list of pictures; for one write predict([picture]).")
 
 
 def is_animated(image: Image.Image) -> bool:
@@ -211,7 +227,7 @@ def resize(
         box = (left, top, left + box_width, top + box_height)
     elif how == "pad":
         box_width, box_height = _shape(image.size, max, height, width)
-        if (factor := math.isqrt(box_width * box_height // _MOST_PADDED)) > 1:
+        if (factor := math.isqrt(box_width * box_height // MOST_PADDED)) > 1:
             # A long and thin one: the border alone would fill the memory.
             image = image.reduce(factor)
             box_width, box_height = _shape(image.size, max, height, width)

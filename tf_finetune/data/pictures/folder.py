@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import collections
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tf_finetune.data.paths import at_home, below
 from tf_finetune.data.rows import Columns, Part, Record, quoted
 from tf_finetune.data.text_folder import refuse_splits, split_folders
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif",
+    ".tiff", ".pgm", ".ppm", ".pnm", ".pbm",
+)  # fmt: skip
 # Pictures that cannot be read here: they are named, not passed over.
 _FOREIGN = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef")
 _ENOUGH = 1000
@@ -58,39 +61,17 @@ def parts(
         if not found:
             raise UserError(f'The folder "{folder}" has no pictures.')
         return [
-            Part(name, split, _records(name, ((path, None) for path in found), config, columns))
+            Part(
+                name,
+                split,
+                _records(name, folder, ((path, None) for path in found), config, columns),
+            )
         ]
     made = []
     for known, place in split_folders(folder, split, lambda f: _is_class(f, config)).items():
         pictures = _pictures(place, config, str(Path(name, place.relative_to(folder))))
-        made.append(Part(str(place), known, _records(name, pictures, config, columns)))
+        made.append(Part(str(place), known, _records(name, folder, pictures, config, columns)))
     return made
-
-
-def below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """All files below a folder in the order of their names, hidden ones left aside.
-
-    Raises:
-        UserError: if a folder cannot be read, or a link leads back to where it stands.
-    """
-    real = os.path.realpath(folder)
-    if real in above:
-        raise UserError(
-            f'"{folder}" is a link to a folder that it stands in, "{real}"; remove the link.'
-        )
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f'The folder "{folder}" cannot be read: {error.strerror}.') from None
-    for entry in found:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        path = folder / entry.name
-        if path.is_dir():
-            yield from below(path, (*above, real))
-        else:
-            yield path
 
 
 def _is_class(folder: Path, config: DataConfig) -> bool:
@@ -158,6 +139,7 @@ def _check_case(folder: str, classes: set[str]) -> None:
 
 def _records(
     name: str,
+    folder: Path,
     pictures: Iterable[tuple[Path, str | None]],
     config: DataConfig,
     columns: Columns,
@@ -165,4 +147,6 @@ def _records(
     columns.find_in(f'The folder "{name}" of pictures', [config.image, config.label])
     for path, label in pictures:
         content_of = {config.label: label, config.image: str(path)}
-        yield str(path), 1, [content_of[column] for column in columns.names]
+        # Of an archive the place in it, not where it was unpacked.
+        shown = str(path if at_home(name) == folder else Path(name, path.relative_to(folder)))
+        yield shown, 1, [content_of[column] for column in columns.names]

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tf_finetune.data.labels import in_words
 from tf_finetune.data.pictures.augment import PictureNoise, picture_noise
 from tf_finetune.data.pictures.decode import Unusable, decode, open_picture, resize
+from tf_finetune.data.pictures.store import Look
 from tf_finetune.data.prepare import Prepared
 from tf_finetune.settings import DataConfig
 from tf_finetune.whole import written_whole
@@ -29,13 +30,16 @@ Tile = tuple[str, str]
 """The path of a picture, and what is written below it."""
 
 
-def write_looks(prepared: Prepared, data: DataConfig, folder: Path) -> dict[str, Path]:
+def write_looks(
+    prepared: Prepared, data: DataConfig, folder: Path, look: Look | None = None
+) -> dict[str, Path]:
     """Writes a sheet of training pictures, of each finding, and of augmentation if there is any.
 
     Args:
         prepared: rows that are pictures.
         data: for `augment` and `flip`.
         folder: for the sheets, PNG files; made if it is not there.
+        look: as the network sees pictures, which augmentation is shown on.
 
     Returns:
         The file of each sheet by its title: `training pictures`, `near duplicate`, ...,
@@ -52,7 +56,9 @@ def write_looks(prepared: Prepared, data: DataConfig, folder: Path) -> dict[str,
         if tiles:
             sheets[kind] = sheet(tiles)
     if noise := picture_noise(data):
-        sheets["augmentation"] = _augmentation(prepared, noise, data.seed)
+        sheets["augmentation"] = _augmentation(
+            prepared, noise, data.seed, look or Look(size=(_SIDE, _SIDE))
+        )
     written = {}
     for title, made in sheets.items():
         written[title] = folder / f"{title.replace(' ', '-')}.png"
@@ -129,13 +135,17 @@ def _training(prepared: Prepared) -> list[Tile]:
     return [_tile(prepared, row) for row in chosen.tolist()]
 
 
-def _augmentation(prepared: Prepared, noise: PictureNoise, seed: int) -> Image.Image:
+def _augmentation(prepared: Prepared, noise: PictureNoise, seed: int, look: Look) -> Image.Image:
     """A training picture a row: as it is, then as five epochs might see it."""
     rows = prepared.splits["train"]
     chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _AUGMENTED)).astype(int)].tolist()
     paths = [prepared.table["image"][row].as_py() for row in chosen]
+    height, width = (max(1, side * _SIDE // max(look.size)) for side in look.size)
     batch = np.stack(
-        [resize(decode(open_picture(path)), (_SIDE, _SIDE), "bilinear", "crop") for path in paths]
+        [
+            resize(decode(open_picture(path)), (height, width), look.interpolation, look.how)
+            for path in paths
+        ]
     )
     epochs = [noise(batch, np.random.default_rng([seed, i])) for i in range(_COLUMNS - 1)]
     tiles = []
