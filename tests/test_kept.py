@@ -292,7 +292,8 @@ def test_later_runs_find_what_is_kept_in_a_folder_of_ones_own(preset, tmp_path):
     changes = {"phases": (head, LAST), "cache_folder": str(tmp_path / "shared" / "kept")}
     run(preset, tmp_path / "first", **changes)
     there = {path.name for path in (tmp_path / "shared" / "kept").iterdir()}
-    assert sorted(name.partition("-")[0] for name in there) == ["activations", "features"]
+    kinds = sorted(name.partition("-")[0] for name in there)
+    assert kinds == ["activations", "costs.json", "features"]
     other = {"dropout": 0.2, "global_batch": 7}
     second, said = run(preset, tmp_path / "second", **(changes | other))
     assert told(said, "phase head: the frozen backbone has been run over all rows before")
@@ -419,3 +420,62 @@ def test_a_full_disk_stops_no_training(preset, tmp_path, monkeypatch):
     result, said = run(preset, tmp_path / "run")
     assert told(said, NOT_CUT) == [NOT_CUT + "[Errno 28] No space left on device"]
     assert len(result.history) == 3
+
+
+def test_features_of_another_wiring_are_made_anew(tmp_path):
+    """Of equal layers and weights, under one name."""
+
+    def kept(turned):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((32, 32, 3))
+        x = keras.layers.Rescaling(1 / 255)(inputs)
+        x = keras.layers.Conv2D(8, 4, strides=4, name="conv")(x[..., ::-1] if turned else x)
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(x))
+        keras.Model(inputs, x).save(tmp_path / "own.keras")
+        config = config_for(tmp_path / "own.keras", phases="probe", probe_epochs=1)
+        config.model.sequence_length, config.fit.cache_folder = 0, str(tmp_path / "kept")
+        said: list[str] = []
+        rows = arrays_of_pictures(count=20)
+        fine_tune(config, tmp_path / f"run-{len(list(tmp_path.iterdir()))}", rows, say=said.append)
+        return any("has been run over all rows before" in line for line in said)
+
+    assert [kept(False), kept(False), kept(True), kept(True)] == [False, True, False, True]
+
+
+def test_room_is_left_for_what_the_run_writes(preset, tmp_path, monkeypatch):
+    asked = []
+    written = frozen_part.written
+
+    def noted(folder, shapes, dtype, needed):
+        asked.append(needed)
+        return written(folder, shapes, dtype, needed)
+
+    monkeypatch.setattr(frozen_part, "written", noted)
+    result, _ = run(preset, tmp_path / "run")
+    model = (tmp_path / "run" / "model.keras").stat().st_size
+    # The model and its export, and three checkpoints of the last block and the head.
+    trained = 4 * result.metrics["phases"][0]["trainable"]
+    assert 9 * trained + model < min(asked) < 9 * trained + 4 * (model + 2**20)
+
+
+def test_what_killed_runs_left_goes(preset, tmp_path):
+    shared = tmp_path / "shared"
+    for name in ("writing-activations-1", "writing-features-2", "writing-measured-3"):
+        (shared / name).mkdir(parents=True)
+    (shared / "mine.txt").write_text("dear")
+    run(preset, tmp_path / "run", cache_folder=str(shared))
+    left = {path.name.partition("-")[0] for path in shared.iterdir()}
+    assert left == {"activations", "costs.json", "mine.txt"}
+
+
+def test_trials_decide_by_one_measurement(preset, tmp_path, monkeypatch):
+    calls = []
+
+    def measured(*args):
+        calls.append(args)
+        return Costs(computing=1.0, reading=1e-3)
+
+    monkeypatch.setattr(kept_of, "costs_in_run", measured)
+    for name in ("first", "second"):
+        run(preset, tmp_path / name, cache_folder=str(tmp_path / "shared"))
+    assert len(calls) == 1

@@ -18,15 +18,16 @@ from tf_finetune.checkpoints.lock import locked
 from tf_finetune.config import FineTuneConfig, Phase
 from tf_finetune.data.views import ViewStore
 from tf_finetune.errors import UserError
-from tf_finetune.fit.cut_costs import Costs, costs_in_run
-from tf_finetune.fit.frozen_part import FrozenPart, Keeping
+from tf_finetune.fit.cut_costs import Costs, costs_in_run, remembered
+from tf_finetune.fit.frozen_part import FrozenPart
+from tf_finetune.fit.keeping import COSTS, Keeping, remove_unfinished
 from tf_finetune.fit.planned_cuts import Planned, decided, plan_cuts
 from tf_finetune.fit.strategy import is_chief
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.slicing import Cut
 
 _GB = 1_000_000_000
-_CUTS = "cuts"  # of the facts of a run
+CUTS = "cuts"  # of the facts of a run; None until it is decided
 
 
 def cuts_of_run(
@@ -34,6 +35,8 @@ def cuts_of_run(
     config: FineTuneConfig,
     folder: Path,
     before: Sequence[str | None] | None = None,
+    *,
+    measures: bool = True,
 ) -> list[Planned]:
     """For the baseline and each phase of a run, whether it trains on a cut.
 
@@ -44,6 +47,7 @@ def cuts_of_run(
         config: of the run.
         folder: in which activations would be kept.
         before: what `decided` said when the run began.
+        measures: without it the rule alone decides.
     """
     task = setup.task
     groups = layer_groups(task.network, task.backbone)
@@ -63,10 +67,15 @@ def cuts_of_run(
         return [Planned(why_not="" if p.train in whole else reason) for p in phases]
     first = 0 if setup.baseline else 1
     store, (_, kept) = views or setup.store, kept_rows(setup, views)
-    dtype, memory = _stored_in(config), int(config.fit.cache_memory * _GB)
+    how = _keeping(setup, config, folder, views)
 
     def measure(cut: Cut) -> Costs | None:
-        return costs_in_run(cut, store, kept, folder, dtype, memory)
+        key = f"{how.inputs} {how.computed} {how.dtype} {how.memory} {len(kept)} {cut.ends()}"
+        return remembered(
+            folder / COSTS,
+            key,
+            lambda: costs_in_run(cut, store, kept, folder, how.dtype, how.memory, how.batch),
+        )
 
     return plan_cuts(
         groups,
@@ -76,7 +85,7 @@ def cuts_of_run(
         features=task.one_vector,
         views=views.views if views else 1,
         rows=sum(len(setup.prepared.splits[name]) for name in ("train", "validation")),
-        measure=measure,
+        measure=measure if measures else None,
         before=before,
     )
 
@@ -122,6 +131,7 @@ def kept_in(config: FineTuneConfig, own: Path, say: Callable[[str], None]) -> It
         try:
             shared.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(shared))
+            remove_unfinished(shared)
         except OSError as error:
             raise UserError(
                 f'config.fit.cache_folder "{shared}" cannot be written to ({error.strerror}). '
@@ -139,6 +149,7 @@ def frozen_part(
     folder: Path,
     say: Callable[[str], None],
     facts: Facts | None = None,
+    room: int = 0,
 ) -> FrozenPart | None:
     """The frozen part of the phases of a run, whose baseline is phase 0.
 
@@ -149,26 +160,16 @@ def frozen_part(
         say: where lines for people go.
         facts: that hold for all of the run, where it may be stopped and go on: which phases
             train on a cut is taken from there, or noted.
+        room: bytes of the disk that are left to the run.
     """
-    task, fit = setup.task, config.fit
-    if not fit.cache:
+    task = setup.task
+    if not config.fit.cache:
         return None
-    # Of the model's settings dropout alone changes nothing below the head.
-    model, views = dataclasses.replace(config.model, dropout=0.0), views_of(setup, config)
-    changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
-    inputs = f"{setup.prepared.digest} {setup.inputs.facts} {model} {changed}"
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    keeping = Keeping(
-        folder=folder,
-        inputs=hashlib.sha256(inputs.encode()).hexdigest(),
-        computed=" ".join([setup.precision, str(replicas), tf.__version__, keras.__version__]),
-        dtype=_stored_in(config),
-        memory=int(fit.cache_memory * _GB),
-        batch=fit.eval_batch,
-    )
-    facts = {} if facts is None else facts
-    planned = cuts_of_run(setup, config, folder, facts.get(_CUTS))
-    facts[_CUTS] = decided(planned)
+    views = views_of(setup, config)
+    facts = {CUTS: None} if facts is None else facts
+    # One that began before decisions were kept decided by the rule.
+    planned = cuts_of_run(setup, config, folder, facts.get(CUTS), measures=CUTS in facts)
+    facts[CUTS] = decided(planned)
     return FrozenPart(
         layer_groups(task.network, task.backbone),
         planned,
@@ -176,8 +177,27 @@ def frozen_part(
         views or setup.store,
         *kept_rows(setup, views),
         task.encoder,
-        keeping,
+        dataclasses.replace(_keeping(setup, config, folder, views), room=room),
         say,
+    )
+
+
+def _keeping(
+    setup: Setup, config: FineTuneConfig, folder: Path, views: ViewStore | None
+) -> Keeping:
+    fit = config.fit
+    # Of the model's settings dropout alone changes nothing below the head.
+    model = dataclasses.replace(config.model, dropout=0.0)
+    changed = f"{views.views} {setup.inputs.noise} {fit.seed}" if views else ""
+    inputs = f"{setup.prepared.digest} {setup.inputs.facts} {model} {changed}"
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return Keeping(
+        folder=folder,
+        inputs=hashlib.sha256(inputs.encode()).hexdigest(),
+        computed=" ".join([setup.precision, str(replicas), tf.__version__, keras.__version__]),
+        dtype=_stored_in(config),
+        memory=int(fit.cache_memory * _GB),
+        batch=fit.eval_batch,
     )
 
 

@@ -25,6 +25,7 @@ from tf_finetune.fit.audit import may_change
 from tf_finetune.fit.interpolation import interpolates
 from tf_finetune.fit.resuming import Middle, Saving
 from tf_finetune.fit.strategy import is_chief, told_by_chief
+from tf_finetune.kept import CUTS
 from tf_finetune.preflight import fitting_replicas
 from tf_finetune.run_state import RunState, packed, unpacked
 from tf_finetune.stopping import Stop
@@ -184,7 +185,7 @@ def begun(
         # "auto" goes by the processor, and hosts may have different ones.
         setup.precision = PRECISIONS[told_by_chief(PRECISIONS.index(setup.precision))]
         chosen = told_by_chief(fitting_replicas(config, setup, say=say).fit.micro_batch)
-        made |= {"precision": setup.precision, "micro_batch": chosen}
+        made |= {"precision": setup.precision, "micro_batch": chosen, CUTS: None}
         folder.check_room(run, room)
         prepared = setup.prepared
         folder.begin(run, config, prepared.report, prepared.findings.to_csv())

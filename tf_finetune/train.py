@@ -22,16 +22,18 @@ from tf_finetune.exports import every_format
 from tf_finetune.finished import FitResult, check_same_data, load_result, versions
 from tf_finetune.fit import precision
 from tf_finetune.fit.checkpoints import bytes_of
-from tf_finetune.fit.frozen_part import remove_kept
 from tf_finetune.fit.interpolation import interpolates
+from tf_finetune.fit.keeping import remove_kept
 from tf_finetune.fit.memory import forget_peak, peak_bytes
 from tf_finetune.fit.replicas import replicated
-from tf_finetune.fit.strategy import told_by_chief
+from tf_finetune.fit.strategy import is_chief, told_by_chief
 from tf_finetune.interpolated import interpolate_run, untuned_scores
 from tf_finetune.kept import frozen_part, kept_in
-from tf_finetune.model.freezing import lora_layers
+from tf_finetune.model.blocks import layer_groups
+from tf_finetune.model.freezing import count_parameters, lora_layers, set_trainable
 from tf_finetune.model.lora import merge_lora, save_adapter
 from tf_finetune.one_phase import run_aside, run_phase
+from tf_finetune.recipe import written_recipe
 from tf_finetune.report import markdown, model_card, page
 from tf_finetune.report.page_pictures import page_pictures
 from tf_finetune.results.closer_look import look_closer
@@ -42,6 +44,8 @@ from tf_finetune.resume import Ongoing, begun, digest
 from tf_finetune.stopping import Stop
 from tf_finetune.taking_part import Part, taking_part
 from tf_finetune.whole import written_whole
+
+_FLOAT = 4
 
 
 def fine_tune(
@@ -115,7 +119,8 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     prepared, task, phases = setup.prepared, setup.task, setup.phases
     every_format.check_model(task, formats)
     copies = 1 + len(formats) + any(phase.train != "head" for phase in phases)
-    fitted, ongoing = begun(part, config, setup, room=copies * bytes_of(task))
+    room = copies * bytes_of(task)
+    fitted, ongoing = begun(part, config, setup, room=room)
     if part.chief:
         setup.inputs.looks(prepared, run / folder.LOOKS)
 
@@ -126,7 +131,7 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         precision.computing_in(setup.precision, task.backbone),
         kept_in(fitted, run / "cache", say) as kept,
     ):
-        _train(setup, fitted, run, kept, ongoing, say)
+        _train(setup, fitted, run, kept, room, ongoing, say)
         remove_kept(run / "cache")
         state, line = ongoing.state, None
         if state.before is not None:
@@ -176,9 +181,12 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
         **every_format.for_card(exported, failed),
         "versions": versions(),
         "command": command,
+        "workdir": str(run),
         "data_digest": prepared.digest,
     }
     card = json.loads(json.dumps(card, default=str))
+    again = "The settings of this run; a run with them in another folder is the same one."
+    folder.write_atomically(run / folder.RECIPE, written_recipe(config, again))
     folder.write_atomically(run / "report.md", markdown.render(card, config, prepared))
     pictures = page_pictures(setup, task, card, run / folder.LOOKS)
     folder.write_atomically(run / "report.html", page.render(card, config, prepared, pictures))
@@ -196,17 +204,31 @@ def _fine_tuned(config: FineTuneConfig, part: Part, data: Any, command: str) -> 
     return FitResult(metrics=card, history=folder.read_history(run), model=task, workdir=run)
 
 
+def _room(setup: Setup, run: Path, kept: Path, room: int) -> int:
+    """Bytes that the run still writes to the disk on which activations are kept."""
+    if not is_chief() or run.stat().st_dev != kept.stat().st_dev:
+        return 0
+    groups, moving = layer_groups(setup.task.network, setup.task.backbone), 0
+    for phase in setup.phases:
+        set_trainable(groups, phase.train, phase.batch_norm)
+        moving = max(moving, count_parameters(setup.task.network)[0])
+    there = sum(file.stat().st_size for file in (run / folder.CHECKPOINTS).rglob("*"))
+    # Checkpoints hold what moves and two moments of it; three may stand there at a time.
+    return max(0, room + 9 * _FLOAT * moving - there)
+
+
 def _train(
     setup: Setup,
     config: FineTuneConfig,
     run: Path,
     kept: Path,
+    room: int,
     ongoing: Ongoing,
     say: Callable[[str], None],
 ) -> None:
     """Runs the phases that have not ended yet."""
     state, saving = ongoing.state, ongoing.saving
-    frozen = frozen_part(setup, config, kept, say, state.made)
+    frozen = frozen_part(setup, config, kept, say, state.made, _room(setup, run, kept, room))
     if setup.baseline and not state.probe:
         state.probe = run_aside(setup, config, setup.baseline, run, say, saving, frozen)
         ongoing.save()

@@ -4,11 +4,12 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tiny import tiny_backbone, tiny_preprocessor
 from tf_finetune.fit import cut_costs
 from tf_finetune.fit.activations import ActivationStore
-from tf_finetune.fit.cut_costs import costs_in_memory, costs_in_run
+from tf_finetune.fit.cut_costs import Costs, costs_in_memory, costs_in_run, remembered
 from tf_finetune.model.blocks import layer_groups
 from tf_finetune.model.freezing import frozen_dropout_off, set_trainable
 from tf_finetune.model.slicing import cut_of, steps_of
@@ -45,8 +46,8 @@ def cut():
         return cut_of(steps_of(groups.model))
 
 
-def costs(cut, folder, store=None, memory=10**9, rows=COUNT):
-    return costs_in_run(cut, store or Rows(), np.arange(rows), folder, "", memory)
+def costs(cut, folder, store=None, memory=10**9, rows=COUNT, batch=64):
+    return costs_in_run(cut, store or Rows(), np.arange(rows), folder, "", memory, batch)
 
 
 @pytest.mark.parametrize("memory", [0, 10**9], ids=["disk", "memory"])
@@ -59,6 +60,8 @@ def test_a_batch_is_computed_written_and_read(cut, tmp_path, memory):
     # Those in the middle by length stand for all.
     assert store.lengths[store.asked[0]].mean() == pytest.approx(store.lengths.mean(), rel=0.1)
     assert len(store.asked[0]) == 32
+    costs(cut, tmp_path / "cache", store := Rows(), memory, batch=4)
+    assert {len(rows) for rows in store.asked} == {4}
 
 
 def test_fewer_rows_than_a_batch_do_too(cut, tmp_path):
@@ -88,5 +91,48 @@ def test_the_chief_decides_what_was_measured(cut, tmp_path, monkeypatch):
 
 
 def test_arrays_in_memory_are_measured_too(cut):
-    found = costs_in_memory(cut, Rows().batch(np.arange(COUNT)))
+    found = costs_in_memory(cut, Rows().batch(np.arange(COUNT)), 8)
     assert found.computing > found.reading > 0
+
+
+def test_how_often_a_prefix_is_run_depends_on_no_clock(cut, tmp_path, monkeypatch):
+    """Hosts wait for each other in it, and each has a clock of its own."""
+    runs = []
+    step = cut_costs.run_prefixes
+
+    def counted(cuts, x):
+        tf.py_function(lambda: runs.append(1), [], [])
+        return step(cuts, x)
+
+    monkeypatch.setattr(cut_costs, "run_prefixes", counted)
+    for seconds in (0.0, 10.0):
+        times = iter(np.arange(100) * seconds)
+        monkeypatch.setattr(cut_costs.time, "perf_counter", lambda times=times: next(times))
+        costs(cut, tmp_path)
+        assert len(runs) == 2
+        runs.clear()
+
+
+def test_no_memory_leaves_it_to_the_rule(cut, tmp_path, monkeypatch):
+    def none(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(cut_costs, "run_prefixes", none)
+    assert costs(cut, tmp_path) is None
+
+
+def test_what_was_measured_is_remembered(tmp_path):
+    file, calls = tmp_path / "costs.json", []
+
+    def measure(found):
+        calls.append(found)
+        return found
+
+    for key, found in (("a", Costs(1.0, 2.0)), ("b", None)):
+        for _ in range(2):
+            assert remembered(file, key, lambda found=found: measure(found)) == found
+    # What could not be measured is tried again.
+    assert calls == [Costs(1.0, 2.0), None, None]
+    for damaged in ("{", "null", "[1]"):
+        file.write_text(damaged)
+        assert remembered(file, "a", lambda: measure(Costs(3.0, 4.0))) == Costs(3.0, 4.0)

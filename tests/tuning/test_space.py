@@ -126,3 +126,18 @@ def test_a_setting_that_no_recipe_reads_is_refused(phases, key):
 def test_what_the_final_run_alone_reads_cannot_be_tuned():
     with pytest.raises(UserError, match=r'names "fit\.interpolate"'):
         read_space(config_with({"fit.interpolate": [0.5, 0.9]}))
+
+
+def test_a_head_that_is_solved_has_neither_rate_nor_dropout():
+    config = config_with({}, phases="probe")
+    config.fit.probe_solver = "lbfgs"
+    assert list(read_space(config)) == ["fit.label_smoothing"]
+    config.model.task = "regression"
+    with pytest.raises(UserError, match="lbfgs leaves nothing that a tuning tries by itself"):
+        read_space(config)
+    config = config_with({"fit.probe_learning_rate": [1e-3, 1e-2]}, phases="probe")
+    config.fit.probe_solver = "lbfgs"
+    with pytest.raises(UserError, match="phases=probe with probe_solver=lbfgs does not read"):
+        read_space(config)
+    config.tune.space |= {"fit.probe_solver": ["adamw", "lbfgs"]}
+    assert "fit.probe_learning_rate" in read_space(config)

@@ -61,7 +61,9 @@ def quick(monkeypatch):
 
         monkeypatch.setattr(loop, "run_trial", run)
         monkeypatch.setattr(module, "_set_up", lambda *_: "the digest")
-        monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+        monkeypatch.setattr(
+            module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+        )
         return tried
 
     return use
@@ -111,7 +113,9 @@ def test_the_frozen_backbone_is_run_once_for_all_trials(preset, tmp_path, monkey
         return run(*args)
 
     monkeypatch.setattr(FrozenPart, "_run_backbone", counted)
-    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(
+        module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     config = config_of(preset, phases="probe")
     config.tune.space = {"fit.probe_learning_rate": [1e-3, 1e-2], "model.dropout": [0.0, 0.3]}
     tune(config, tmp_path / "run", runs.classes(), trials=3, say=lambda line: None)
@@ -134,7 +138,9 @@ def test_trials_share_activations_which_go_when_all_have_ended(preset, tmp_path,
 
     remove = module.remove_kept
     monkeypatch.setattr(module, "remove_kept", removed)
-    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(
+        module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     monkeypatch.setattr(planned_cuts, "_A_BYTE", {"CPU": 0, "GPU": 0})
     passes, make = [], FrozenPart._pass
 
@@ -147,7 +153,8 @@ def test_trials_share_activations_which_go_when_all_have_ended(preset, tmp_path,
     config.tune.space = {"fit.weight_decay": [0.0, 0.1]}
     tune(config, tmp_path / "run", runs.classes(), trials=2, say=lambda line: None)
     assert len(passes) == 1
-    assert left == [{"rows.arrow", "splits.npz", "tokens", "features", "activations"}]
+    kept = {"features", "activations", "costs.json"}
+    assert left == [{"rows.arrow", "splits.npz", "tokens", *kept}]
     names = {path.name.partition("-")[0] for path in (tmp_path / "run" / "cache").iterdir()}
     assert names == {"rows.arrow", "splits.npz", "tokens"}
 
@@ -182,7 +189,9 @@ def test_no_trial_sees_a_test_row(preset, tmp_path, monkeypatch):
 
     original = trials.set_up
     monkeypatch.setattr(trials, "set_up", set_up)
-    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(
+        module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     tune(config_of(preset), tmp_path / "run", runs.classes(), trials=1, say=lambda line: None)
     rows = np.unique(np.concatenate(seen))
     assert not np.isin(rows, kept[0]["test"]).any()
@@ -241,7 +250,7 @@ def test_a_trial_that_diverges_is_the_worst(preset, tmp_path, quick):
     best = tune(config_of(preset), folder, trials=3, say=lambda line: None)
     assert "| diverged |" in (folder / "tuning.md").read_text()
     third = trials_of(folder)[2]
-    assert best.fit.learning_rate == third.params["fit.learning_rate"]
+    assert best.config.fit.learning_rate == third.params["fit.learning_rate"]
 
 
 def test_settings_that_do_not_go_together_are_refused_and_the_others_tried(preset, tmp_path, quick):
@@ -262,12 +271,14 @@ def test_settings_that_the_model_cannot_have_are_refused_and_the_others_tried(
     preset, tmp_path, monkeypatch
 ):
     """Which no check of the settings alone knows."""
-    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(
+        module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     config = config_of(preset, phases="probe", probe_epochs=1)
     config.tune.space = {"model.sequence_length": [16, 4096]}
     said = []
     best = tune(config, tmp_path / "run", runs.classes(), trials=6, say=said.append)
-    assert best.model.sequence_length == 16
+    assert best.config.model.sequence_length == 16
     hows = [trial.user_attrs["how"] for trial in trials_of(tmp_path / "run")]
     assert {"refused", "finished"} == set(hows)
     assert any("refused: config.model.sequence_length is 4096" in line for line in said), said
@@ -327,7 +338,7 @@ def test_a_better_trial_of_a_larger_budget_has_a_run_of_its_own(
         (folder / "config.json").write_text(config.to_json())
         if folder.name == "best":  # the next one is stopped
             (folder / "metrics.json").write_text("{}")
-        return config
+        return SimpleNamespace(config=config)
 
     monkeypatch.setattr(module, "fine_tune", run)
     for trials in (2, 2):
@@ -372,7 +383,9 @@ def test_a_regression_is_the_better_the_smaller_its_error(preset, tmp_path, quic
     quick(lambda number: [1.0 / number])
     config = config_of(preset, task="regression")
     best = tune(config, tmp_path / "run", trials=3, say=lambda line: None)
-    assert best.fit.learning_rate == trials_of(tmp_path / "run")[2].params["fit.learning_rate"]
+    assert (
+        best.config.fit.learning_rate == trials_of(tmp_path / "run")[2].params["fit.learning_rate"]
+    )
 
 
 def test_another_folder_or_configuration_is_refused(preset, tmp_path, quick):

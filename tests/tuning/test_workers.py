@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,7 +31,9 @@ def config(preset, tmp_path):
 
 
 def test_workers_share_the_trials_of_a_budget(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(
+        module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     said = []
     best = tune(config, tmp_path / "run", trials=4, workers=2, say=said.append)
     study = optuna.load_study(
@@ -40,7 +43,7 @@ def test_workers_share_the_trials_of_a_budget(config, tmp_path, monkeypatch):
     settings = [tuple(trial.params.values()) for trial in study.trials]
     assert settings[0] == (1e-4, 0.0)  # the recipe's own
     assert len({*settings}) == 4
-    assert best.fit.learning_rate == study.best_trial.params["fit.learning_rate"]
+    assert best.config.fit.learning_rate == study.best_trial.params["fit.learning_rate"]
     for number in range(2):
         assert any(line.startswith(f"worker {number}: trial ") for line in said), said
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
@@ -90,7 +93,9 @@ def test_workers_end_with_who_started_them(config, tmp_path):
 
 
 def test_a_worker_that_is_killed_ends_the_others_and_it_goes_on(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fine_tune", lambda config, *_, **__: config)
+    monkeypatch.setattr(
+        module, "fine_tune", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     run, said = tmp_path / "run", []
 
     def kill(line):

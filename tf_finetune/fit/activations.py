@@ -185,6 +185,12 @@ class ActivationStore:
         passed: the names by which the model takes inputs that it still reads, with how to
             find these in a batch.
         memory: bytes up to which all is held in memory.
+
+    Attributes:
+        lengths: of all rows.
+        bytes: on the disk.
+        in_memory: whether all is held there.
+        reads_inputs: whether batches take the rows' inputs too.
     """
 
     def __init__(
@@ -198,6 +204,8 @@ class ActivationStore:
     ) -> None:
         self.lengths, self._inputs, self._passed = inputs.lengths, inputs, dict(passed)
         self._kept, self._files, self._starts = list(kept), dict[str, Numbers](), {}
+        # Of pictures nothing is: decoding them again would be for nothing.
+        self.reads_inputs = bool(passed) or any(None in one.shape for one in kept)
         self.bytes = sum((folder / f"{one.name}.bin").stat().st_size for one in kept)
         self.in_memory = self.bytes <= memory
         for one in kept:
@@ -209,9 +217,11 @@ class ActivationStore:
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Activations, and the inputs that are passed on, of some rows."""
-        inputs = self._inputs.batch(rows)
-        found = {name: pick(inputs) for name, pick in self._passed.items()}
-        padded = tokens_in(inputs)
+        found, padded = dict[str, np.ndarray](), 1
+        if self.reads_inputs:
+            inputs = self._inputs.batch(rows)
+            found = {name: pick(inputs) for name, pick in self._passed.items()}
+            padded = tokens_in(inputs)
         for one in self._kept:
             starts, lengths = self._starts[one.name][rows], self.lengths[rows]
             if starts.min() < 0:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,34 +19,13 @@ from tf_finetune.fit.activations import ActivationStore, NotKept, Writer, read, 
 from tf_finetune.fit.cut_check import check_cut, some_of
 from tf_finetune.fit.feature_cache import FeatureStore
 from tf_finetune.fit.frozen_pass import frozen_pass
+from tf_finetune.fit.keeping import Keeping
 from tf_finetune.fit.kept_features import KeptFeatures, read_features, write_features
 from tf_finetune.fit.planned_cuts import Planned
 from tf_finetune.fit.strategy import so_on_all_hosts
 from tf_finetune.model.blocks import Groups
-from tf_finetune.model.digests import digest_of, settings_of
-from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of
-from tf_finetune.whole import remove
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Keeping:
-    """How activations are kept in a run.
-
-    Attributes:
-        folder: where.
-        inputs: a digest of the rows' inputs.
-        computed: in which precision, on how many replicas, by what; these decide over bits.
-        dtype: in which floats are stored; empty for that in which they were computed.
-        memory: bytes that are held in memory; more is read from the disk.
-        batch: rows a step, while they are made.
-    """
-
-    folder: Path
-    inputs: str
-    computed: str
-    dtype: str
-    memory: int
-    batch: int
+from tf_finetune.model.slicing import Cut, NotCut, Suffix, cut_before, key_of, steps_of
+from tf_finetune.model.wiring import wiring_of
 
 
 class FrozenPart:
@@ -91,7 +67,7 @@ class FrozenPart:
         Both are found again by whoever shares the folder, as trials of a tuning do.
         """
         name, folders = self._phases[place].name, self._folders(place, place)
-        folder = self._keeping.folder / f"features-{self._key_of_features(place)}"
+        folder = self._features(place)
         rows = self._all[evaluation_order(self._store, self._all)]
         wanted = rows, len(self._store.lengths), self._keeping.memory
         there = all(folder.exists() for folder in folders.values())
@@ -159,23 +135,22 @@ class FrozenPart:
             alone = feature_cache.batches_of(self._encoder, self._store, self._all, batch)
             batches = self._pass(place, wanted) if wanted else alone
             try:
-                write_features(folder, batches, len(self._all), width)
+                write_features(folder, batches, len(self._all), width, self._keeping.room)
                 return True
             except (NotKept, OSError) as error:
                 if not so_on_all_hosts(all(made.exists() for made in wanted.values())):
                     self._give_up(wanted, error)
         return False
 
-    def _key_of_features(self, place: int) -> str:
-        """Of all that decides what they are, to the bit: what is computed beside them too."""
-        keeping = self._keeping
+    def _features(self, place: int) -> Path:
+        """Named by all that decides what they are, to the bit: what is made beside them too."""
+        try:
+            steps = steps_of(self._groups.model)
+            wiring = wiring_of(cut_before(steps, self._encoder.outputs[0]))
+        except NotCut:
+            wiring = ""
         beside = [cut.ends() for cut in self._made_by(place).values()]
-        settings = settings_of([self._encoder])
-        facts = [keeping.inputs, keeping.computed, keeping.batch, beside, settings]
-        total = hashlib.sha256(json.dumps(facts).encode() + self._all.tobytes())
-        for variable in self._encoder.weights:
-            total.update(digest_of(variable).encode())
-        return total.hexdigest()[:16]
+        return self._keeping.features(self._encoder, wiring, beside, self._all)
 
     def _tried(
         self, place: int, mixes: bool, before: bool
@@ -261,33 +236,12 @@ class FrozenPart:
     def _writer(self, cut: Cut, folder: Path) -> contextlib.AbstractContextManager[Writer]:
         lengths = self._store.lengths[self._kept]
         needed = cut.row_bytes(float(lengths.mean())) * len(lengths)
-        return written(folder, cut.shape, self._keeping.dtype, int(needed))
+        return written(folder, cut.shape, self._keeping.dtype, int(needed) + self._keeping.room)
 
     def _folders(self, host: int, first: int) -> dict[int, Path]:
-        """Of what is made together and needed from phase `first` on, by the phase's place.
-
-        They are named by all that decides what is in them.
-        """
-        keeping, found = self._keeping, dict[int, Path]()
-        facts = [keeping.inputs, keeping.computed, keeping.dtype, keeping.batch]
-        rows = self._rows(host).tobytes()
-        for place, cut in self._made_by(host).items():
-            if place < first:
-                continue
-            settings = settings_of(s.layer for s in cut.prefix if s.layer is not None)
-            total = hashlib.sha256(json.dumps([*facts, cut.ends(), settings]).encode() + rows)
-            for step in cut.prefix:
-                total.update(type(step.operation).__qualname__.encode())
-            for variable in cut.weights():
-                total.update(digest_of(variable).encode())
-            found[place] = keeping.folder / f"activations-{total.hexdigest()[:16]}"
-        return found
-
-
-def remove_kept(folder: Path) -> None:
-    """Removes all activations and features from a folder that no run is at."""
-    for kept in (*folder.glob("activations-*"), *folder.glob("features-*")):
-        remove(kept)
+        """Of what is made together and needed from phase `first` on, by the phase's place."""
+        rows, cuts = self._rows(host), self._made_by(host)
+        return {at: self._keeping.activations(c, rows) for at, c in cuts.items() if at >= first}
 
 
 def _picker(cut: Cut, number: int) -> Callable[[Any], np.ndarray]:

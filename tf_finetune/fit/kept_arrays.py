@@ -79,18 +79,20 @@ def kept_arrays(
     # What an axis of no fixed length counts as: the length that these arrays have.
     tokens = float(max((x.shape[1] for x in flat if x.ndim > 1), default=1))
     rows = sum(len(keras.tree.flatten(x)[0]) for x in arrays)
+    own = own_of(groups.model, _WAYS)
     (planned,) = plan_cuts(
         groups,
         [phase],
         tokens,
         features=False,
         rows=rows,
-        measure=lambda cut: costs_in_memory(cut, given["x"]),
+        # Nothing has to be measured of what is not cut anyway.
+        measure=None if own else lambda cut: costs_in_memory(cut, given["x"], given["batch_size"]),
     )
     try:
         if planned.cut is None:
             raise NotCut(planned.why_not)
-        if own := own_of(groups.model, _WAYS):
+        if own:
             raise NotCut(f"{type(groups.model).__name__} has a {own[0]} of its own")
         needed, free = rows * planned.cut.row_bytes(tokens), free_bytes()
         if not so_on_all_hosts(free is None or needed <= _MOST * free):

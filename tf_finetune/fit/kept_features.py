@@ -53,7 +53,9 @@ class KeptFeatures:
         return found
 
 
-def write_features(folder: Path, batches: Iterable[np.ndarray], rows: int, width: int) -> None:
+def write_features(
+    folder: Path, batches: Iterable[np.ndarray], rows: int, width: int, room: int = 0
+) -> None:
     """Writes features of rows, batch by batch.
 
     Args:
@@ -62,6 +64,7 @@ def write_features(folder: Path, batches: Iterable[np.ndarray], rows: int, width
             for this one.
         rows: in all batches.
         width: of a row.
+        room: bytes of the disk that are left to others.
 
     Raises:
         NotKept, OSError: if some host cannot write, before the first batch or after the last;
@@ -73,7 +76,7 @@ def write_features(folder: Path, batches: Iterable[np.ndarray], rows: int, width
         began: list[Exception] = []
         with held_back(began):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            writing = written(folder, lambda name: (width,), _DTYPE, rows * width * 4)
+            writing = written(folder, lambda name: (width,), _DTYPE, rows * width * 4 + room)
             writer = stack.enter_context(writing)
         raise_on_all_hosts(began)
         for batch in batches:

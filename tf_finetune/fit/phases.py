@@ -31,9 +31,15 @@ _READS = {
 }
 
 
-def unread(recipes: Iterable[str]) -> set[str]:
-    """The settings of `config.fit` that none of these recipes reads, but others do."""
-    return (_PROBE | _TUNE | _LORA).difference(*(_READS[recipe] for recipe in recipes))
+def unread(recipes: Iterable[str], *, solved: bool = False) -> set[str]:
+    """The settings of `config.fit` that none of these recipes reads, but others do.
+
+    Args:
+        recipes: names.
+        solved: heads are solved for and not trained, by `fit.probe_solver=lbfgs`.
+    """
+    found = (_PROBE | _TUNE | _LORA).difference(*(_READS[recipe] for recipe in recipes))
+    return found | _PROBE if solved else found
 
 
 def told_of_unread(config: FineTuneConfig) -> list[str]:
@@ -43,6 +49,8 @@ def told_of_unread(config: FineTuneConfig) -> list[str]:
     found = unread([config.phases] if named else [])
     if config.results.probe_baseline:
         found -= _PROBE
+    if fit.probe_solver == "lbfgs":
+        found |= _PROBE
     recipe = f'phases="{config.phases}"' if named else "a list of phases"
     return [
         f"config.fit.{name} is {getattr(fit, name)!r}, which {recipe} does not read"

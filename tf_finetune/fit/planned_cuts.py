@@ -99,7 +99,8 @@ def plan_cuts(
         if before is not None:
             why_not = before[i]
         else:
-            why_not = _does_not_pay(planned, phase.epochs, views, tokens, whole, rows, measure)
+            own = measure if i >= first else None
+            why_not = _does_not_pay(planned, phase.epochs, views, tokens, whole, rows, own)
         if why_not is not None:
             planned.cut, planned.why_not = None, why_not
     return found

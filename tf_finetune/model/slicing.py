@@ -67,7 +67,8 @@ class Cut:
         Args:
             tokens: what an axis of no fixed length counts as.
         """
-        return sum(_bytes(self.steps, key, tokens) for key in self.kept.values())
+        made = {key: step for step in self.prefix for key in step.writes}
+        return sum(_bytes(self.steps, key, tokens, made.get(key)) for key in self.kept.values())
 
     def ends(self) -> list[int]:
         """Which of the model's tensors are kept: their places, the same in every process."""
@@ -223,8 +224,11 @@ def _size(steps: Steps, suffix: Sequence[Step]) -> float:
     return sum(_bytes(steps, key, _TOKENS) for key in kept)
 
 
-def _bytes(steps: Steps, key: Hashable, tokens: float) -> float:
-    width = np.dtype(tf.as_dtype(steps.tensors[key].dtype).as_numpy_dtype).itemsize
+def _bytes(steps: Steps, key: Hashable, tokens: float, made_by: Step | None = None) -> float:
+    dtype = tf.as_dtype(steps.tensors[key].dtype)
+    if made_by and made_by.layer is not None and dtype.is_floating:
+        dtype = tf.as_dtype(made_by.layer.compute_dtype)  # other than when the graph was made
+    width = np.dtype(dtype.as_numpy_dtype).itemsize
     return width * math.prod(n or tokens for n in steps.shapes[key][1:])
 
 

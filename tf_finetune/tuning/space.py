@@ -15,6 +15,7 @@ from tf_finetune.fit.phases import unread
 from tf_finetune.value_checks import nearest
 
 _NAME = "config.tune.space"
+_SOLVER = "fit.probe_solver"
 # What makes two runs incomparable, has no better and worse, or is the final run's alone.
 _FIXED = (
     "model.task",
@@ -64,13 +65,20 @@ def read_space(config: FineTuneConfig) -> Space:
     if not isinstance(given, Mapping):
         raise UserError(f"{_NAME} is {given!r}; it must be a dict of settings, see docs/tuning.md.")
     space = {key: _read(key, values) for key, values in given.items()} or default_space(config)
+    if not space:
+        raise UserError(
+            "config.fit.probe_solver=lbfgs leaves nothing that a tuning tries by itself; name "
+            f'settings in {_NAME}, such as "model.pooling", or set config.fit.probe_solver=adamw.'
+        )
     for key, values in space.items():
         _check(config, key, values)
     recipes: Any = space.get("phases", (config.phases,))
-    for name in sorted(unread(recipes)):
+    solved = _SOLVER not in space and config.fit.probe_solver == "lbfgs"
+    by = f"phases={', '.join(recipes)}{' with probe_solver=lbfgs' if solved else ''}"
+    for name in sorted(unread(recipes, solved=solved)):
         if f"fit.{name}" in space:
             raise UserError(
-                f'{_NAME} names "fit.{name}", which phases={", ".join(recipes)} does not read, so '
+                f'{_NAME} names "fit.{name}", which {by} does not read, so '
                 "that all trials would be the same. Leave it out, or choose other phases."
             )
     return space
@@ -87,7 +95,10 @@ def default_space(config: FineTuneConfig) -> Space:
     }
     if config.model.task == LANGUAGE:  # which has no new head
         return space
-    space["model.dropout"] = (0.0, 0.1, 0.3)
+    if config.phases == "probe" and config.fit.probe_solver == "lbfgs":
+        space = {}  # it chooses its penalty itself, and knows neither rate nor dropout
+    else:
+        space["model.dropout"] = (0.0, 0.1, 0.3)
     if config.phases not in rate:
         space["fit.layer_decay"] = (0.8, 0.9, 1.0)
     if config.model.task != "regression":

@@ -19,9 +19,10 @@ from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.errors import UserError
 from tf_finetune.exports import every_format
 from tf_finetune.finished import FitResult
-from tf_finetune.fit.frozen_part import remove_kept
+from tf_finetune.fit.keeping import remove_kept
 from tf_finetune.model import heads
 from tf_finetune.preflight import share_gpu
+from tf_finetune.recipe import written_recipe
 from tf_finetune.results.compare import read_run
 from tf_finetune.results.previous import previous_outputs
 from tf_finetune.settings import TuneConfig
@@ -30,7 +31,7 @@ from tf_finetune.train import fine_tune
 from tf_finetune.tuning.loop import check_same, try_settings
 from tf_finetune.tuning.space import Space, own_values, read_space, some_values, with_values
 from tf_finetune.tuning.storage import ended, open_study, take_up
-from tf_finetune.tuning.told import account, recipe
+from tf_finetune.tuning.told import account
 from tf_finetune.tuning.workers import try_together
 from tf_finetune.workdir import CARD, check_writable, write_atomically
 
@@ -70,7 +71,7 @@ def tune(
         say: where lines for people go.
 
     Returns:
-        The result of the final run.
+        The result of the final run, with the trials.
 
     Raises:
         UserError: for a mistake in the configuration, the space or the data.
@@ -108,9 +109,11 @@ def tune(
             try_settings(study, config, space, run, data, say)
         for cache in run.glob("cache*"):
             remove_kept(cache)
-        best, folder = _keep(study, config, space, run, say)
+        best, folder, rows = _keep(study, config, space, run, say)
         say(f"best of {len(ended(study))} trials: {study.best_value:.4f}; now the run with it")
-        return fine_tune(best, folder, data, command=command, stop=stop, say=say)
+        result = fine_tune(best, folder, data, command=command, stop=stop, say=say)
+        result.trials = rows
+        return result
 
 
 def _check(config: FineTuneConfig, data: Any, run: Path) -> None:
@@ -150,7 +153,7 @@ def _begin(run: Path, config: FineTuneConfig) -> None:
     """Makes the folder that of a tuning, or checks that it is the same one's."""
     file = run / CONFIG
     if not file.exists():
-        if others := sorted({path.name for path in run.iterdir()} - {".lock"}):
+        if others := sorted({path.name for path in run.iterdir()} - {".lock", f"writing-{CONFIG}"}):
             raise UserError(
                 f'--workdir "{run}" is no folder of a tuning and is not empty (it holds '
                 f"{others[0]}); choose a new or an empty folder."
@@ -189,8 +192,8 @@ def _folder(best: FineTuneConfig, run: Path, say: Callable[[str], None]) -> Path
 
 def _keep(
     study: Any, config: FineTuneConfig, space: Space, run: Path, say: Callable[[str], None]
-) -> tuple[FineTuneConfig, Path]:
-    """Writes the table and the recipe; returns the best configuration, and where it trains."""
+) -> tuple[FineTuneConfig, Path, list[dict[str, Any]]]:
+    """Writes the table and the recipe; the best configuration, where it trains, and the trials."""
     from optuna.trial import TrialState
 
     trials = ended(study)
@@ -215,5 +218,5 @@ def _keep(
     earlier = [path.parent.name for path in run.glob(f"{BEST}*/{CARD}") if path.parent != folder]
     write_atomically(run / TOLD, account(monitor, list(space), rows, folder.name, sorted(earlier)))
     opening = f"The best of {len(trials)} trials, {monitor} {best.value:.4f}; see tuning.md."
-    write_atomically(run / RECIPE, recipe(chosen, opening))
-    return chosen, folder
+    write_atomically(run / RECIPE, written_recipe(chosen, opening))
+    return chosen, folder, rows

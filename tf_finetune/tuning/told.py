@@ -1,38 +1,11 @@
-"""What a tuning leaves for people: a table of its trials, and the best one as a recipe."""
+"""What a tuning leaves for people: a table of its trials."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_finetune.config import FineTuneConfig
 from tf_finetune.results.wording import table
-
-
-def recipe(config: FineTuneConfig, opening: str) -> str:
-    """A recipe file that gives this configuration, with the settings that are no defaults."""
-    lines = [
-        f'"""{opening}"""',
-        "",
-        "from tf_finetune import FineTuneConfig",
-        "",
-        "",
-        "def get_config() -> FineTuneConfig:",
-        "    config = FineTuneConfig()",
-    ]
-    default = FineTuneConfig()
-    for field in dataclasses.fields(config):
-        section, usual = getattr(config, field.name), getattr(default, field.name)
-        if dataclasses.is_dataclass(section):
-            lines += [
-                f"    config.{field.name}.{one.name} = {getattr(section, one.name)!r}"
-                for one in dataclasses.fields(section)
-                if getattr(section, one.name) != getattr(usual, one.name)
-            ]
-        elif section != usual:
-            lines.append(f"    config.{field.name} = {section!r}")
-    return "\n".join([*lines, "    return config", ""])
 
 
 def account(
