@@ -46,9 +46,13 @@ def recipe(phases: str, guarded: bool, seed: int, rows: int, rate: float) -> Fin
     return config
 
 
-def write_rows(config: FineTuneConfig, folder: Path) -> None:
-    """Writes the run's splits with some training labels turned over, and points to them."""
-    prepared = prepare(config, folder)
+def write_rows(config: FineTuneConfig, folder: Path) -> set[int]:
+    """Writes the run's splits with some training labels turned over, and points to them.
+
+    Returns:
+        The lines of the training file, from 1 on, of which the label was turned over.
+    """
+    prepared, wrong = prepare(config, folder), set[int]()
     texts = prepared.table.column("text")
     for name, rows in prepared.splits.items():
         labels = prepared.labels[rows].copy()
@@ -56,12 +60,14 @@ def write_rows(config: FineTuneConfig, folder: Path) -> None:
             generator = np.random.default_rng(config.data.seed)
             turned = generator.permutation(len(rows))[: round(WRONG * len(rows))]
             labels[turned] = 1 - labels[turned]
+            wrong = {int(place) + 1 for place in turned}
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
             for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
                 lines.write(json.dumps({"text": texts[row].as_py(), "label": label}) + "\n")
     config.data.path, config.data.where = str(folder / "train.jsonl"), ""
     config.data.validation = str(folder / "validation.jsonl")
     config.data.test = str(folder / "test.jsonl")
+    return wrong
 
 
 def run(config: FineTuneConfig) -> dict[str, Any]:

@@ -17,11 +17,13 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-_PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata|:predict)?")
+_NAME = r"[\w.~-]+"  # what stands in an address as it is
+_PATH = re.compile(rf"/v1/models/({_NAME})(?:/versions/(\d+))?(/metadata|:predict)?", re.ASCII)
 _SIGNATURE = "serving_default"
 _DIGITS = 15
 
@@ -102,7 +104,8 @@ def _plain(values: Any) -> Any:
     """Nested lists with strings in place of bytes."""
     if isinstance(values, list):
         return [_plain(value) for value in values]
-    return values.decode() if isinstance(values, bytes) else values
+    # A response may end within a character.
+    return values.decode(errors="ignore") if isinstance(values, bytes) else values
 
 
 def answer(model: Model, body: bytes, most_rows: int) -> dict[str, Any]:
@@ -182,7 +185,8 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _get(self) -> dict[str, Any]:
-        if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
+        lengths = self.headers.get_all("Content-Length", ["0"])
+        if self.headers.get("Transfer-Encoding") or lengths != ["0"]:
             self.close_connection = True  # its body would be taken for the next request
         kind = self._kind()
         if kind == ":predict":
@@ -218,6 +222,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding"):
             self.close_connection = True
             raise BadRequest("a body in chunks is not taken; send Content-Length", 411)
+        if len(self.headers.get_all("Content-Length", [])) > 1:
+            self.close_connection = True
+            raise BadRequest("Content-Length is there more than once")
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             self.close_connection = True
@@ -238,6 +245,10 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _answer(self, make: Any) -> None:
+        with self.server.working():
+            self._answered(make)
+
+    def _answered(self, make: Any) -> None:
         try:
             status, made = 200, make()
         except BadRequest as error:
@@ -299,7 +310,24 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         super().__init__(address, Handler)
         self.model, self.most_bytes, self.most_rows = model, most_bytes, most_rows
-        self.quiet = quiet
+        self.quiet, self._at_work, self._changed = quiet, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Within it a request is answered."""
+        with self._changed:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
+
+    def finish(self, seconds: float = 30) -> None:
+        """Waits until requests that have come are answered, not for clients that send none."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._at_work, seconds)
 
 
 def main() -> None:
@@ -311,8 +339,13 @@ def main() -> None:
     parser.add_argument("--rest_api_port", type=int, default=8501)
     parser.add_argument("--quiet", action="store_true", help="log no requests")
     given = parser.parse_args()
+    if not re.fullmatch(_NAME, given.model_name, re.ASCII):
+        parser.error("--model_name may hold letters, digits and ._~- alone: it is in the address")
     model = Model(given.model_base_path, given.model_name)
-    server = Server((given.host, given.rest_api_port), model, quiet=given.quiet)
+    try:
+        server = Server((given.host, given.rest_api_port), model, quiet=given.quiet)
+    except OSError as error:
+        raise SystemExit(f"{given.host}:{given.rest_api_port}: {error.strerror}.") from None
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     host, port = server.server_address[:2]
     print(f"http://{host!s}:{port}/v1/models/{model.name}", flush=True)
@@ -321,6 +354,7 @@ def main() -> None:
     except KeyboardInterrupt:
         pass
     finally:
+        server.finish()
         server.server_close()
 
 

@@ -130,7 +130,7 @@ def without_times(card: dict) -> dict:
     """What two equal runs have in common."""
     card = copy.deepcopy(card)
     times = ("seconds", "train_seconds", "peak_memory_bytes", "export", "resumed", "test_readings")
-    for name in times:
+    for name in (*times, "workdir"):
         card.pop(name)
     for phase in card["phases"]:
         del phase["seconds"], phase["first_step_seconds"]

@@ -104,7 +104,7 @@ def test_a_tuned_model_in_every_other_format(workdir, shares, tmp_path):
     )
     for line, name in zip(said.splitlines(), formats, strict=True):
         assert line.startswith(f"exported to {tmp_path / name} (")
-        assert " on 74 texts in a fresh process, " in line
+        assert " on 75 texts in a fresh process, " in line
         assert 85e6 < sum(file.stat().st_size for file in (tmp_path / name).rglob("*")) < 110e6
 
 
@@ -113,7 +113,7 @@ def test_hugging_face_has_the_tuned_models_logits(tmp_path):
     tf_finetune(*SETTINGS, *options, "--config.phases=probe", f"--workdir={tmp_path / 'run'}")
     (found,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["exports"].values()
     assert found["max_difference"] <= 1e-4
-    assert (found["texts"], found["facts"]) == (74, {"other_tokens": 0})
+    assert (found["texts"], found["facts"]) == (75, {"other_tokens": 0})
 
 
 def test_plan_foretells_the_run(workdir):

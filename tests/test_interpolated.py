@@ -139,7 +139,8 @@ def test_retained_rows_change_nothing_but_the_report(preset, tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
     assert with_.metrics["test"] == without.metrics["test"]
     assert "retained" not in without.metrics
-    assert "retained" not in (tmp_path / "without" / "report.md").read_text()
+    report = (tmp_path / "without" / "report.md").read_text().replace(str(tmp_path), "")
+    assert "retained" not in report
 
 
 def test_without_a_probe_before_is_the_model_as_tuning_begins(preset, retained, tmp_path):

@@ -17,7 +17,9 @@ from tf_finetune.exports.served import ExportedResponses
 from tf_finetune.fit import planned_cuts
 from tf_finetune.model.freezing import lora_layers
 from tf_finetune.plan import plan
-from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.reexport import export_run
+from tf_finetune.rerun import evaluate_run
+from tf_finetune.results import tested
 from tf_finetune.results.compare import compare
 from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune
@@ -133,8 +135,26 @@ def test_it_is_evaluated_and_asked_from_the_command_line(responding, tmp_path, c
     assert [row["row"] for row in rows] == list(range(1, 21))
     assert rows[0]["response"] in RESPONSES.values()
     assert "exported to" in export_run(result.workdir, tmp_path / "export")
-    with pytest.raises(UserError, match="run of causal_lm"):
-        compare([result.workdir, tmp_path])
+
+
+def test_runs_are_compared_by_perplexity_where_tokens_are_the_same(responding, tmp_path):
+    run, other = responding[0].workdir, tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "metrics.json"):
+        (other / name).write_bytes((run / name).read_bytes())
+    found = tested.read(run)
+    loss, right, tokens = found.outputs.T
+    for worse, cut in ((loss + tokens, tokens), (loss, tokens + 1)):
+        with (other / tested.FILE).open("wb") as file:
+            outputs = np.stack([worse, right, cut], axis=1)
+            np.savez(file, keys=found.keys, labels=cut, outputs=outputs)
+        if cut is tokens:
+            (line,) = [x for x in compare([other, run]).splitlines() if x.startswith("- ")]
+            assert "above zero is better), more than chance explains." in line
+            assert "McNemar" not in line
+        else:
+            with pytest.raises(UserError, match="responses into other tokens"):
+                compare([other, run])
 
 
 def test_adapters_train_alone_and_are_merged(gpt2, tmp_path):

@@ -30,7 +30,7 @@ def test_the_recipe_learns_to_go_on_and_answers(tmp_path, monkeypatch, capsys):
     card = json.loads((run / "metrics.json").read_text())
     assert card["test"]["perplexity"] < 30 < 200 < card["baselines"]["untuned"]["perplexity"]
     assert card["exports"].keys() == {"saved_model", "keras_hub"}
-    assert card["export"]["texts"] == 13  # 8 real ones and 5 hard ones
+    assert card["export"]["texts"] == 14  # 8 real ones and 6 hard ones
     capsys.readouterr()
     asked = ["tf-finetune", "--mode=predict", f"--workdir={run}", "the film begins as"]
     assert main.run(asked) == 0

@@ -55,6 +55,7 @@ ROOMS = (
     "plan",
     "find_rate",
     "rerun",
+    "reexport",
     "tuning",
     "proof",
     "commands",

@@ -47,7 +47,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     rooms = {
         "train": {"fine_tune": None},
         "plan": {"plan": "the plan"},
-        "rerun": {"evaluate_run": "accuracy 0.9", "export_run": "exported"},
+        "rerun": {"evaluate_run": "accuracy 0.9"},
+        "reexport": {"export_run": "exported"},
         "exports.load": {"load_model": "the model"},
         "results.predict": {
             "predict_file": types.SimpleNamespace(

@@ -16,7 +16,8 @@ from tf_finetune.errors import UserError
 from tf_finetune.exports.load import load_model
 from tf_finetune.finished import FitResult
 from tf_finetune.plan import plan
-from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.reexport import export_run
+from tf_finetune.rerun import evaluate_run
 from tf_finetune.results.predict import predict_file, predict_texts
 from tf_finetune.stopping import Stopped
 from tf_finetune.train import fine_tune

@@ -10,7 +10,8 @@ from tf_finetune import main
 from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.finished import FitResult
-from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.reexport import export_run
+from tf_finetune.rerun import evaluate_run
 from tf_finetune.results.predict import predict_file
 from tf_finetune.train import fine_tune
 

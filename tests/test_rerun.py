@@ -11,11 +11,14 @@ import pyarrow as pa
 import pytest
 
 from tests import runs
-from tf_finetune.errors import UserError
+from tf_finetune.errors import ExportError, UserError
+from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.parity import HARD_TEXTS
-from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.reexport import export_run
+from tf_finetune.rerun import evaluate_run
 from tf_finetune.train import fine_tune
+from tf_finetune.workdir import read_card
 
 NEW = {
     "text": ["good film good film", "bad bad was", "is a fine good plot", "poor poor poor bad"],
@@ -213,3 +216,19 @@ def test_retained_rows_are_none_that_the_run_was_trained_on(preset, tmp_path):
     said = evaluate_run(tmp_path / "run", old)
     assert "4 of them stand in the run's test or retained rows" in said
     assert "trained or was chosen on" not in said
+
+
+def test_a_format_that_fails_stops_no_other_and_the_card_says_what_is_there(copy, monkeypatch):
+    card = read_card(copy)
+    card["failed_exports"] = {"keras_hub": "no room"}
+    (copy / "metrics.json").write_text(json.dumps(card))
+    form = every_format._Format(name="LiteRT file", write=lambda *_: None, run="raise ValueError")
+    monkeypatch.setitem(every_format._FORMATS, "litert", form)
+    both = r"(?s)exported to .*keras_hub.*LiteRT file does not run"
+    with pytest.raises(ExportError, match=both):
+        export_run(copy, formats=["litert", "keras_hub"])
+    after = read_card(copy)
+    assert set(after["exports"]) == {"saved_model", "keras_hub"}
+    assert set(after["failed_exports"]) == {"litert"}
+    assert after["export"] == card["export"]
+    assert after["test"] == card["test"]

@@ -211,3 +211,70 @@ def test_clients_at_a_time_get_their_own_answers(server, finished):
         thread.join()
     for number in range(24):
         np.testing.assert_allclose(found[number], expected[number % 3], atol=1e-5)
+
+
+def test_a_length_that_is_there_twice_is_refused(server):
+    for method, path in (("GET", "/v1/models/tiny"), ("POST", PREDICT)):
+        with socket.create_connection(server.server_address[:2], timeout=60) as plain:
+            lengths = "Content-Length: 0\r\nContent-Length: 50\r\n\r\n"
+            plain.sendall(f"{method} {path} HTTP/1.1\r\nHost: a\r\n{lengths}".encode())
+            plain.sendall(b"GET /v1/models/tiny HTTP/1.1\r\nHost: a\r\n\r\n")
+            said = plain.makefile("rb").read()
+        assert said.count(b"HTTP/1.1 ") == 1
+
+
+def test_requests_that_have_come_are_answered_before_the_server_ends(finished):
+    module = example()
+    model = module.Model(finished.result.workdir / "export" / "saved_model", "tiny")
+    server = module.Server(("127.0.0.1", 0), model, quiet=True)
+    threading.Thread(target=server.serve_forever).start()
+    came, go, found, predict = threading.Event(), threading.Event(), [], model.predict
+
+    def slowly(columns):
+        came.set()
+        go.wait(60)
+        return predict(columns)
+
+    model.predict = slowly
+
+    def client():
+        own = http.client.HTTPConnection(*server.server_address[:2], timeout=60)
+        found.append(ask(own, "POST", PREDICT, {"instances": ["good film"]})[0])
+        own.close()
+
+    asking = threading.Thread(target=client)
+    asking.start()
+    assert came.wait(60)
+    server.shutdown()
+    ending = threading.Thread(target=server.finish)
+    ending.start()
+    ending.join(0.2)
+    assert ending.is_alive()
+    go.set()
+    ending.join(60)
+    asking.join(60)
+    server.server_close()
+    assert found == [200]
+
+
+def test_a_response_may_end_within_a_character():
+    assert example()._plain([["fin\u00e9".encode()[:-1], 1.5]]) == [["fin", 1.5]]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "a:b", ""])
+def test_a_name_that_no_address_holds_is_refused(name, monkeypatch, capsys, tmp_path):
+    module = example()
+    flags = [f"--model_base_path={tmp_path}", f"--model_name={name}"]
+    monkeypatch.setattr("sys.argv", ["serve.py", *flags])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert "--model_name may hold letters" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told_in_a_line(server, finished, monkeypatch):
+    port = server.server_address[1]
+    folder = finished.result.workdir / "export" / "saved_model"
+    flags = [f"--model_base_path={folder}", f"--rest_api_port={port}"]
+    monkeypatch.setattr("sys.argv", ["serve.py", *flags])
+    with pytest.raises(SystemExit, match=f"127.0.0.1:{port}: Address already in use"):
+        example().main()

@@ -1,6 +1,7 @@
 """Whole runs that tag words, on a tiny random BERT."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from tf_finetune import main
 from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports.load import load_model
 from tf_finetune.exports.tag_model import _difference
-from tf_finetune.rerun import evaluate_run, export_run
+from tf_finetune.reexport import export_run
+from tf_finetune.rerun import evaluate_run
+from tf_finetune.results import tested
 from tf_finetune.results.compare import compare
 from tf_finetune.train import fine_tune
 
@@ -180,10 +183,20 @@ def test_a_table_of_classes_is_no_output(tagged_run, tmp_path, capfd):
     assert "must end in .jsonl or .conll" in message
 
 
-def test_runs_of_tags_are_not_compared(tagged_run, tmp_path):
-    run = tagged_run[0].workdir
-    (tmp_path / "link").mkdir()
+def test_runs_of_tags_are_compared_by_whole_rows(tagged_run, tmp_path):
+    run, other = tagged_run[0].workdir, tmp_path / "other"
+    other.mkdir()
     for name in ("config.json", "metrics.json"):
-        (tmp_path / "link" / name).write_bytes((run / name).read_bytes())
-    with pytest.raises(UserError, match="score both runs on one file with --mode=evaluate"):
-        compare([run, tmp_path / "link"])
+        (other / name).write_bytes((run / name).read_bytes())
+    found = tested.read(run)
+    right, there, chosen = found.outputs.T
+    assert right.sum() * 2 / (there + chosen).sum() == pytest.approx(
+        tagged_run[0].metrics["test"]["f1"]
+    )
+    np.testing.assert_array_equal(found.labels, there)
+    # One that finds nothing.
+    worse = np.stack([0 * there, there, 0 * there], axis=1)
+    with (other / tested.FILE).open("wb") as file:
+        np.savez(file, keys=found.keys, labels=found.labels, outputs=worse)
+    text = compare([other, run])
+    assert re.search(rf"`{run}` beside `{other}`: \+\d+\.\d points .*McNemar's exact p", text)

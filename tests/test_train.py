@@ -20,7 +20,8 @@ from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
 from tf_finetune.model import backbones
 from tf_finetune.plan import plan
-from tf_finetune.rerun import export_run
+from tf_finetune.recipe import load_recipe
+from tf_finetune.reexport import export_run
 from tf_finetune.results.calibration import error
 from tf_finetune.train import fine_tune
 
@@ -42,10 +43,15 @@ def test_a_run_folder_holds_all_that_was_promised(finished):
         *("config.json", "data_report.md", "metrics.jsonl", "metrics.json", "report.md"),
         *("model.keras", "checkpoints", "logs", "export", "cache", "label_audit.csv"),
         *("report.html", "README.md", "test_outputs.npz", "findings.csv"),
-        "test_readings.json",
+        *("test_readings.json", "recipe.py"),
     }
     assert {path.name for path in folder.iterdir()} == names
     assert FineTuneConfig.from_json((folder / "config.json").read_text()) == finished.config
+    assert load_recipe(folder / "recipe.py") == finished.config
+    assert (
+        f"To make it again: `tf-finetune --config={folder / 'recipe.py'} --workdir=ANOTHER`"
+        in (folder / "report.md").read_text()
+    )
     for phase in ("1-probe", "2-tune"):
         weights = {path.name for path in (folder / "checkpoints" / phase).iterdir()}
         assert weights == {"best.weights.h5"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tf_finetune.config import FineTuneConfig
 from tf_finetune.errors import UserError
 from tf_finetune.settings import DataConfig
 from tf_finetune.stopping import Stop
-from tf_finetune.workdir import CARD, prepare_workdir
+from tf_finetune.workdir import CARD, check_writable, prepare_workdir, read_card
 
 # The flags that each mode takes besides --config and --workdir.
 MODES: dict[str, tuple[str, ...]] = {
@@ -135,7 +136,8 @@ def _plan(command: Command) -> None:
     _start_tensorflow()
     from tf_finetune.plan import plan
 
-    print(plan(command.config))
+    with _scratch_in(command):
+        print(plan(command.config))
 
 
 def _find_rate(command: Command) -> None:
@@ -147,11 +149,30 @@ def _find_rate(command: Command) -> None:
     _start_tensorflow()
     from tf_finetune.find_rate import find_rate
 
-    curve = find_rate(command.config)
+    with _scratch_in(command):
+        curve = find_rate(command.config)
     print(curve.table())
     if command.output:
         curve.plot(command.output)
         print(f"plot: {command.output}")
+
+
+@contextlib.contextmanager
+def _scratch_in(command: Command) -> Iterator[None]:
+    """Temporary files go to the folder that the command names, if it does."""
+    if not command.has_workdir:
+        yield
+        return
+    check_writable(command.workdir)
+    before, scratch = tempfile.tempdir, command.workdir / "cache"  # which a run may find there
+    scratch.mkdir(exist_ok=True)
+    tempfile.tempdir = str(scratch)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        with contextlib.suppress(OSError):
+            scratch.rmdir()
 
 
 def _data_of_run(command: Command) -> DataConfig:
@@ -159,7 +180,7 @@ def _data_of_run(command: Command) -> DataConfig:
     from tf_finetune.data.pictures.recognise import as_pictures
 
     data, file = command.config.data, command.workdir / CARD
-    card = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    card = read_card(command.workdir) if file.exists() else {}
     return as_pictures(data) if "image_size" in card else data
 
 
@@ -176,7 +197,7 @@ def _evaluate(command: Command) -> None:
 
 def _export(command: Command) -> None:
     _start_tensorflow()
-    from tf_finetune.rerun import export_run
+    from tf_finetune.reexport import export_run
 
     print(export_run(command.workdir, command.output, command.config.results.formats))
 

@@ -32,12 +32,16 @@ class FitResult:
             that was trained only to compare with is the phase `probe-baseline`.
         model: the fine-tuned `TextTask` or `ImageTask`; `model.predict(["a text"])`.
         workdir: the run folder.
+        trials: of a tuning, in their order: `values` by setting, the validation `figures` after
+            each phase, `how` it ended (`best`, `finished`, `pruned`, `diverged`, `failed` or
+            `refused`) and `seconds`.
     """
 
     metrics: dict[str, Any]
     history: list[dict[str, Any]]
     model: Any
     workdir: Path
+    trials: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def load_result(workdir: Path) -> FitResult:

@@ -27,7 +27,7 @@ from tf_finetune import __version__
 from tf_finetune.cluster.lost import LOST_STATUS, PeerLost
 from tf_finetune.commands import MODES, Command, carry_out
 from tf_finetune.config import FineTuneConfig
-from tf_finetune.data.paths import expand
+from tf_finetune.data.paths import at_home, expand
 from tf_finetune.errors import ExportError, UserError
 from tf_finetune.overrides import describe_settings, override
 from tf_finetune.recipe import load_recipe
@@ -167,7 +167,11 @@ def parse(argv: Sequence[str]) -> Command | None:
         value = values[name].value
         if value is not None and (not value or value.startswith("--")):
             raise UserError(f"--{name} has no value.")
+        if value and name != "input":  # which names several, and is expanded with these
+            values[name].value = str(at_home(value))  # a shell leaves `~` behind `=` as it is
     config, texts = _config(values, rest)
+    if config.data.text_pair and values.text and texts:
+        raise UserError("give all texts by --text, or all without: in pairs their order counts.")
     texts = [*values.text, *texts]
     _check_use(values, texts)
     return Command(
@@ -207,6 +211,11 @@ def _config(values: flags.FlagValues, rest: list[str]) -> tuple[FineTuneConfig, 
             but=_OTHER[values.mode] if values.input or values.mode == "export" else (),
             mend="Leave them out; the run is used with its own settings.",
         )
+        if bool(config.data.text_pair) != bool(read_config(run).data.text_pair):
+            raise UserError(
+                f'config.data.text_pair is "{config.data.text_pair}", but the run is on '
+                f"{'single texts' if config.data.text_pair else 'pairs of texts'}; leave it."
+            )
     elif config.data.path:
         # TensorFlow takes seconds to start; a missing file is said before.
         expand(config.data.path, "config.data.path")
@@ -229,6 +238,11 @@ def _check_use(values: flags.FlagValues, texts: list[str]) -> None:
             raise UserError("--mode=compare needs two run folders or more, as runs/a runs/b.")
     elif texts and "text" not in MODES[mode]:
         raise UserError(f'unexpected "{texts[0]}": --mode={mode} takes flags alone, see --help.')
+    for text in texts:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # as Python holds other bytes
+            raise UserError(
+                f"{text!r} on the command line is no UTF-8; put it into a file, as UTF-8."
+            )
     if mode == "predict" and bool(values.input) == bool(texts):
         raise UserError("--mode=predict needs either texts or a file of them in --input.")
     if mode == "predict" and values.output and texts:

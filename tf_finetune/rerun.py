@@ -1,10 +1,10 @@
-"""What can be done again with a finished run: evaluate on other data, export."""
+"""A finished run evaluated again: its card, or its model on other data."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,19 @@ from tf_finetune.data.responses import lost, response_store
 from tf_finetune.data.rows_file import taken
 from tf_finetune.data.sources import read, unsplit
 from tf_finetune.data.tags import ORPHAN, read_tags
-from tf_finetune.data.text import texts_of
 from tf_finetune.data_checks import LANGUAGE, TOKENS
 from tf_finetune.errors import UserError
-from tf_finetune.exports import every_format
 from tf_finetune.exports.load import load_model
-from tf_finetune.exports.parity import PARITY_TEXTS
-from tf_finetune.exports.picture_graphs import Examples
 from tf_finetune.finished import rows_of_run
-from tf_finetune.fit import precision
 from tf_finetune.fit.feature_cache import surprise_of_responses
 from tf_finetune.inputs.words import check_scorer
-from tf_finetune.report import export_section, markdown
-from tf_finetune.results import evaluate, tested
-from tf_finetune.results.proofs import picture_examples
+from tf_finetune.report import markdown
+from tf_finetune.results import evaluate
 from tf_finetune.results.response_scores import score_responses
 from tf_finetune.results.tag_scores import score_tags
 from tf_finetune.results.wording import NAMES, decisive, with_interval
 from tf_finetune.settings import DataConfig
-from tf_finetune.workdir import CARD, check_finished, read_config
+from tf_finetune.workdir import check_finished, read_card, read_config
 
 _CHUNK = 2048
 
@@ -64,7 +58,7 @@ def evaluate_run(workdir: Path, path: str | None = None, data: DataConfig | None
     check_finished(workdir)
     config = read_config(workdir)
     if path is None:
-        return markdown.summary(json.loads((workdir / CARD).read_text()), workdir)
+        return markdown.summary(read_card(workdir), workdir)
     model = load_model(workdir)
     kind = config.model.task
     data = of_model(unsplit(data or config.data, path), model)
@@ -191,7 +185,10 @@ def _seen(workdir: Path, table: pa.Table, scratch: Path) -> np.ndarray | None:
     ours, held = scan(rows, workdir / "cache"), np.concatenate([*splits.values()])
     if not ours.unusable.keys().isdisjoint(held.tolist()):
         return None  # pictures that the run could read
-    keys, of_run = scan(table, scratch).keys, ours.keys
+    new = scan(table, scratch)
+    keys, of_run = new.keys, ours.keys
+    if new.unordered is not None and ours.unordered is not None:
+        keys, of_run = new.unordered, ours.unordered
     # By retained rows a run is judged; it is chosen by them where there is a floor.
     floor = read_config(workdir).fit.retained_floor > 0
     judges = [name for name in splits if name == "test" or (name == "retained" and not floor)]
@@ -215,74 +212,3 @@ def _predict(model: Any, table: pa.Table) -> np.ndarray:
     names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
     columns = [table[name].to_pylist() for name in names]
     return model.predict(columns[0] if len(columns) == 1 else tuple(columns))
-
-
-def export_run(
-    workdir: Path, output: Path | None = None, formats: Sequence[str] | None = None
-) -> str:
-    """Writes exports of a finished run.
-
-    Args:
-        workdir: the run folder.
-        output: where to; None means the run's own `export` folder.
-        formats: as `config.results.formats`; None means the run's own.
-
-    Returns:
-        A line for people on each format.
-
-    Raises:
-        UserError: if the run is not finished, cannot be written in that format, or the
-            folder is not ours.
-    """
-    check_finished(Path(workdir))
-    config = read_config(workdir)
-    folder, formats = output or Path(workdir) / "export", formats or config.results.formats
-    every_format.check_exports(folder, formats)
-    model = load_model(workdir)
-    every_format.check_model(model, formats)
-    texts = model.column != "image"
-    examples: Any
-    if model.column == "words":
-        rows = _test_rows(Path(workdir))
-        examples = rows["words"].to_pylist() if rows else []
-    elif texts:
-        rows = _test_rows(Path(workdir))
-        empty: list[list[str]] = [[] for _ in range(2 if config.data.text_pair else 1)]
-        examples = texts_of(rows, np.arange(len(rows))) if rows else empty
-    else:
-        examples = _pictures(Path(workdir), model)
-    with precision.whole_float32():
-        exported = every_format.export_all(model, folder, examples, formats)
-    word = "text" if texts else "picture"
-    return "\n".join(
-        f"exported to {info.path} ({info.bytes / 1e6:.1f} MB); {export_section.proved(info, word)}"
-        + (f", {info.milliseconds:.1f} ms a {word}" if info.milliseconds else "")
-        for info in exported.values()
-    )
-
-
-def _pictures(workdir: Path, model: Any) -> Examples:
-    """The run's pictures; none where its data, or what it gave for them, are gone."""
-    kept, none = rows_of_run(workdir), np.arange(0)
-    if kept is None or not (workdir / tested.FILE).exists():
-        splits, outputs = {"train": none, "test": none}, np.empty((0, len(model.class_names)))
-        paths = pa.chunked_array([], pa.string())
-        return picture_examples(
-            model.kind, lambda _: model.pixels_of([]), paths, splits, none, outputs
-        )
-    (table, splits), judged = kept, tested.read(workdir)
-    paths = table["image"]
-    return picture_examples(
-        model.kind,
-        lambda rows: model.pixels_of(paths.take(pa.array(rows)).to_pylist()),
-        paths,
-        splits,
-        judged.labels,
-        judged.outputs,
-    )
-
-
-def _test_rows(workdir: Path) -> pa.Table | None:
-    """Some of the run's texts to test on; None if the run's data are gone."""
-    kept = rows_of_run(workdir)
-    return kept and taken(kept[0], kept[1]["test"][:PARITY_TEXTS])

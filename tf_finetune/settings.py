@@ -57,7 +57,7 @@ class DataConfig:
         bad_rows: what to do with rows that are empty, null, unreadable or of an
             unknown label.
         near_duplicates: Jaccard similarity of word 3-grams from which two texts count
-            as near duplicates, 0 to 1, or how alike two pictures look; 0 turns the search
+            as near duplicates, 0 to below 1, or how alike two pictures look; 0 turns the search
             off, which is made for at most 200,000 different rows.
         token_deletion: chance of a training token to be left out, anew in each epoch,
             0 to 1; not while the frozen backbone's outputs are cached.

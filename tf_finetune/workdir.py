@@ -15,6 +15,7 @@ from tf_finetune.whole import written_whole
 CONFIG, CARD, MODEL, HISTORY = "config.json", "metrics.json", "model.keras", "metrics.jsonl"
 FINDINGS = "findings.csv"
 READINGS = "test_readings.json"
+RECIPE = "recipe.py"
 ADAPTER, CHECKPOINTS, LOOKS = "adapter.safetensors", "checkpoints", "looks"
 # What a run that failed or was killed before training may have left behind.
 _PROBE = ".write-test"
@@ -77,6 +78,18 @@ def begin(workdir: Path, config: FineTuneConfig, data_report: str, findings: str
     if findings:
         write_atomically(workdir / FINDINGS, findings)
     (workdir / HISTORY).write_text("")
+
+
+def read_card(workdir: Path) -> dict[str, Any]:
+    """The card of a finished run.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    try:
+        return json.loads((workdir / CARD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f'"{workdir / CARD}" cannot be read ({error}). Copy it again.') from None
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:

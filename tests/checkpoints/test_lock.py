@@ -24,7 +24,7 @@ def test_one_at_a_time_and_nothing_is_left(tmp_path):
         with pytest.raises(UserError) as refused, locked(tmp_path):
             pass
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        assert f'"{tmp_path}" is in use: {holder} trains in it' in str(refused.value)
+        assert f'"{tmp_path}" is in use: {holder} works in it' in str(refused.value)
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
         assert (tmp_path / NAME).exists()

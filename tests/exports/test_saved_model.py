@@ -1,19 +1,26 @@
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.exports.conftest import TEXTS, make_task
+from tf_finetune.checkpoints.lock import locked
+from tf_finetune.data.text import encode
 from tf_finetune.errors import ExportError, UserError
 from tf_finetune.exports import folder as export_folder
 from tf_finetune.exports import saved_model as module
 from tf_finetune.exports.parity import HARD_TEXTS
 from tf_finetune.exports.saved_model import export
+from tf_finetune.model.task import TextTask
 
 
 @pytest.fixture
@@ -264,3 +271,59 @@ def test_a_kill_between_the_two_renames_is_mended_by_the_next_export(tmp_path):
     with pytest.raises(RuntimeError, match="stop"), export_folder.placing(tmp_path, 1):
         raise RuntimeError("stop")
     assert files(parent) == {"1/saved_model.pb": b"former"}
+
+
+def test_tokens_of_padding_that_are_typed_are_seen_alike(without_child, tmp_path):
+    """A byte-pair tokenizer takes them for its own, and they would make a hole in the mask."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in plain] + [chr(256 + i) for i in range(256 - len(plain))]
+    names = ["<s>", "<pad>", "</s>", "<unk>", *letters, "qz", "<mask>"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.RobertaBackbone(
+        vocabulary_size=len(names),
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=8,
+        max_sequence_length=32,
+    )
+    tokenizer = keras_hub.models.RobertaTokenizer(vocabulary=vocabulary, merges=["q z"])
+    preprocessor = keras_hub.models.RobertaTextClassifierPreprocessor(tokenizer, sequence_length=32)
+    task = TextTask(backbone, preprocessor, "classification", ["a", "b", "c"])
+    generator = np.random.default_rng(0)
+    task.head.set_weights([generator.normal(size=w.shape) for w in task.head.get_weights()])
+    texts = ["use <pad> here", "use here", "<pad>", "at its end <pad>"]
+    rows = encode(preprocessor, texts)
+    assert [int((row["token_ids"] == 1).sum()) for row in rows] == [1, 0, 1, 1]
+    info = export(task, tmp_path, [texts])
+    assert info.max_difference <= 1e-5
+    assert np.ptp(task.predict(texts)[:, 0]) > 1e-3
+
+
+def test_two_exports_at_a_time_are_refused(quick, model, tmp_path):
+    quick("first")
+    export(model, tmp_path, [["a"]])
+    before = files(tmp_path)
+    held = r"is in use: process \d+ on .* works in it"
+    with locked(tmp_path), pytest.raises(UserError, match=held):
+        export(model, tmp_path, [["a"]])
+    assert files(tmp_path) == before
+
+
+def test_a_full_disk_of_temporary_files_is_told_of_itself(
+    quick, model, tmp_path, tmp_path_factory, monkeypatch
+):
+    quick("first")
+    export(model, tmp_path, [["a"]])
+    before = files(tmp_path)
+
+    def full(*_):
+        name = os.path.join(tempfile.gettempdir(), "texts")
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr(module, "_run_elsewhere", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
+    with pytest.raises(ExportError, match=r"for temporary files, is full: .* set TMPDIR"):
+        export(model, tmp_path, [["a"]])
+    assert files(tmp_path) == before

@@ -197,3 +197,14 @@ def test_other_models_are_refused_by_name(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             load_language(str(preset))
         assert str(error.value).startswith("config.model.preset")
+
+
+def test_a_prompt_of_no_tokens_is_answered_and_harms_no_other():
+    """Qwen's tokenizer, for one, begins a text with no token of its own."""
+    model = tiny_gpt2()
+    model.preprocessor.add_start_token = False
+    task = language_task(model)
+    prompts = ["a film", "", "\x00", "the plot"]
+    found = task.predict(prompts)
+    assert found[1] == found[2]
+    assert [found[0], found[3]] == task.predict(["a film", "the plot"])

@@ -390,7 +390,7 @@ def test_two_at_once_in_one_folder(
 
     def during(state: SaveState, batch: int, logs: Any = None) -> None:
         if not refused:
-            with pytest.raises(UserError, match=r"is in use: process \d+ on .* trains in it") as e:
+            with pytest.raises(UserError, match=r"is in use: process \d+ on .* works in it") as e:
                 fine_tune(config, tmp_path / "run", runs.classes())
             refused.append(e)
         end(state, batch, logs)

@@ -67,6 +67,7 @@ def make(kind="classification", names=NAMES, n=200, **given):
         },
         "versions": {"python": "3.11.7", "tensorflow": "2.21.0"},
         "command": "tf-finetune --config=configs/reviews.py --workdir=runs/x",
+        "workdir": "runs/x",
         "data_digest": "abc123",
         **given,
     }

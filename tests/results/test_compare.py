@@ -177,3 +177,12 @@ def test_outputs_that_are_cut_off_are_told(tmp_path):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"cannot be read: .*Copy it again"):
             compare([first, second])
+
+
+def test_a_card_that_is_cut_off_is_told(tmp_path):
+    first = make_run(tmp_path / "a", outputs_with([]))
+    second = make_run(tmp_path / "b", outputs_with([1]))
+    card = second / "metrics.json"
+    card.write_text(card.read_text()[:100])
+    with pytest.raises(UserError, match=r'metrics.json" cannot be read .*Copy it again'):
+        compare([first, second])

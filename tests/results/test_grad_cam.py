@@ -1,6 +1,7 @@
 """Grad-CAM: where a picture holds what speaks for an output."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
@@ -61,6 +62,21 @@ def test_maps_inside_of_a_backbone_that_gives_vectors():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_tokens_of_a_transformer_stand_in_a_square(pooling):
+    """Behind the last block the class token alone counts, and the gradient of others is 0."""
+    keras.utils.set_random_seed(0)
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    backbone = keras_hub.models.ViTBackbone(image_shape=(32, 32, 3), patch_size=(8, 8), **sizes)
+    task = ImageTask(backbone, None, "classification", ("a", "b"), pooling, size=(32, 32))
+    found = grad_cam(task, PIXELS, CHOSEN)
+    assert found.shape == (3, 4, 4)
+    assert found.max() == pytest.approx(1)
+    assert 0 < (found > 0).mean() < 1
+    # For the other class other places speak.
+    assert not np.allclose(found, grad_cam(task, PIXELS, 1 - CHOSEN))
+
+
 class Vectors(keras.Model):
     def __init__(self):
         super().__init__()
@@ -74,7 +90,7 @@ def test_without_maps_the_reason_is_said():
     inputs = keras.Input((32, 32, 3))
     tokens = keras.Model(inputs, keras.layers.Reshape((-1, 3))(inputs))
     for backbone, pooling, reason in (
-        (tokens, "mean", "gives tokens, which are no maps"),
+        (tokens, "mean", "tokens are no square|has no blocks that can be seen"),
         (Vectors(), "backbone", "Vectors gives vectors, and has no maps inside"),
     ):
         task = ImageTask(backbone, None, "classification", ("a", "b"), pooling, size=(32, 32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -12,6 +13,8 @@ from pathlib import Path
 from tf_finetune.errors import UserError
 
 NAME = ".lock"
+# Of file systems that have no locks, as some of buckets: there a run goes on without.
+_UNLOCKED = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -47,9 +50,14 @@ def _taken(file: Path) -> int:
             holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
             os.close(handle)
             raise UserError(
-                f'"{file.parent}" is in use: {holder} trains in it. Wait until that has ended, or '
-                "choose another workdir."
+                f'"{file.parent}" is in use: {holder} works in it. Wait until that has ended, or '
+                "choose another folder."
             ) from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            if error.errno in _UNLOCKED:
+                return handle
+            os.close(handle)
+            raise
         os.close(handle)  # its holder has ended, and removed it in between

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from tf_finetune.cluster.lost import LOST_STATUS
 from tf_finetune.cluster.spec import Cluster
+from tf_finetune.cluster.watch import LAUNCHER
 from tf_finetune.errors import UserError
 
 _GPUS = "CUDA_VISIBLE_DEVICES"
@@ -122,19 +123,21 @@ class _Run:
                 reader.join()
 
     def end(self) -> tuple[int, bool]:
-        """The first bad status, or 0; and whether it is worth to start again."""
+        """The first bad status, of a mistake before others, or 0; and whether to start again."""
         bad = [status for status in self._statuses if status]
         # One that we ended ourselves was not lost; one that made a mistake makes it again.
         lost = any(status == LOST_STATUS or status < 0 for status in bad)
         mistaken = any(0 < status != LOST_STATUS for status in bad)
-        status = bad[0] if bad else 0
+        # A scheduler starts again where one was lost: a mistake is to be told before that.
+        first = (status for status in bad if 0 < status != LOST_STATUS)
+        status = next(first, bad[0] if bad else 0)
         again = lost and not mistaken and not self._signals
         return (128 - status if status < 0 else status), again
 
     def _start(self, index: int, command: Sequence[str], environment: Mapping[str, str]) -> None:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, LAUNCHER: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -25,6 +25,7 @@ BEAT = 1.0
 # Seconds; TensorFlow gives up after 10. Together they stay below 30.
 SILENCE = 15.0
 GRACE = 6.0
+LAUNCHER = "TF_FINETUNE_LAUNCHER"  # the number of the process that has started this one
 _AGAIN = "All workers leave; start all again, and the run goes on from its last checkpoint."
 
 
@@ -41,6 +42,9 @@ class Watch:
         self.lost: PeerLost | None = None
         self._cluster, self._lines, self._stopping = cluster, lines, stopping
         self._found, self._over = threading.Event(), threading.Event()
+        # Not where a shell stands in between.
+        self._launched = os.environ.get(LAUNCHER) == str(os.getppid())
+        self._parent = os.getppid()
         threading.Thread(target=self._run, daemon=True).start()
 
     def end(self) -> None:
@@ -68,7 +72,9 @@ class Watch:
                 return
 
     def _gone(self, now: float) -> str:
-        """The message on the first worker that is gone, or an empty string."""
+        """The message on the launcher, or the first worker, that is gone; or an empty string."""
+        if self._launched and os.getppid() != self._parent:
+            return f"the process that started this worker is gone. {_AGAIN}"
         for index, line in self._lines.items():
             name, kind = self._cluster.name(index), line.bye.get("kind")
             why = str(line.bye.get("why"))

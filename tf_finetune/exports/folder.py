@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_finetune.errors import UserError
+from tf_finetune.checkpoints.lock import locked
+from tf_finetune.errors import ExportError, UserError
 from tf_finetune.whole import sync
 
 FORMAT = 1
@@ -123,12 +125,14 @@ def placing(folder: str | os.PathLike, needed: int, kind: str = _SAVED_MODEL) ->
         kind: of export.
 
     Raises:
-        UserError: if the folder is not ours, cannot be written, or the disk is full.
+        UserError: if the folder is not ours, is in use, cannot be written, or the disk is full.
+        ExportError: if the disk for temporary files is full.
     """
     check_folder(folder, [kind])
     place = place_of(folder, kind)
-    with _disk_errors(Path(folder) / kind, needed):
+    with contextlib.ExitStack() as held, _disk_errors(Path(folder) / kind, needed):
         place.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(Path(folder)))
         _recover(place)
         if shutil.disk_usage(place.parent).free < needed:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -161,9 +165,17 @@ def _put_in_place(place: Path) -> None:
 def _disk_errors(parent: Path, needed: int) -> Iterator[None]:
     try:
         yield
+    except (UserError, ExportError):
+        raise
     except Exception as error:
         # TensorFlow has errors of its own for these, told by their text.
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            if _in_scratch(error, parent):
+                raise ExportError(
+                    f'The disk of "{tempfile.gettempdir()}", for temporary files, is full: '
+                    f"{_free(Path(tempfile.gettempdir())):,} bytes are free. Make room there, or "
+                    "set TMPDIR to another folder; nothing was exported."
+                ) from error
             raise UserError(
                 f'The disk of the export folder "{parent}" is full: {_free(parent):,} bytes are '
                 f"free and about {needed:,} are needed. Make room there, or choose "
@@ -173,6 +185,14 @@ def _disk_errors(parent: Path, needed: int) -> Iterator[None]:
         if denied or "Permission denied" in str(error):
             raise UserError(f'The export folder "{parent}" cannot be written: {error}.') from error
         raise
+
+
+def _in_scratch(error: Exception, export: Path) -> bool:
+    """Whether it was in the folder for temporary files that something found no room."""
+    scratch = os.path.realpath(tempfile.gettempdir())
+    named = f"{getattr(error, 'filename', None) or ''} {error}"
+    elsewhere = not os.path.realpath(export).startswith(scratch + os.sep)
+    return elsewhere and any(name in named for name in (scratch, tempfile.gettempdir()))
 
 
 def _free(path: Path) -> int:

@@ -20,6 +20,7 @@ from tf_finetune.model.language_task import LanguageTask
 # Every token of a response is a pass through the model, so a few prompts have to do.
 _MOST_PROMPTS, _TIMED = 8, 3
 _HARD_PROMPTS = (
+    "",
     " ",
     "word " * 10_000,
     "👍🏽 great 🎬🍿 film 🇫🇷 👨‍👩‍👧",

@@ -33,6 +33,7 @@ HARD_TEXTS = (
     "यह फिल्म बहुत अच्छी है",
     "café naïve Ångström ﬁne İstanbul ß",
     "bell\x07escape\x1b[0m\x7f\u200b\ufeff\u202e zero\x00 end",
+    "typed <pad> and </s> here",
 )
 # Around what a format says of itself: `run(i)`, the outputs (1, k) of one text. It may take
 # `inputs(i)`, arrays (1, length) of the model's own tokens, or `texts(i)`, one or two strings;

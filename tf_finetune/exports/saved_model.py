@@ -200,7 +200,9 @@ def _trim(ids: Any) -> Any:
     mask = tf.cast(ids["padding_mask"], tf.int32)
     ends = tf.reduce_max(mask * tf.range(1, tf.shape(mask)[1] + 1), axis=1)
     length = tf.reduce_max(tf.concat([ends, [1]], axis=0))
-    return {key: value[:, :length] for key, value in ids.items()}
+    # As `encode` does: a token of padding that is typed in a text is one of the text.
+    whole = tf.sequence_mask(ends, tf.shape(mask)[1], dtype=ids["padding_mask"].dtype)
+    return {key: value[:, :length] for key, value in {**ids, "padding_mask": whole}.items()}
 
 
 def _compare(model: Any, path: Path, columns: Sequence[Sequence[str]]) -> tuple[int, float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune.data.pictures.decode import Unusable, decode, of_python
+from tf_finetune.data.pictures.decode import Unusable, decode, of_python, refuse_one
 from tf_finetune.data.spans import Tagged, are_words, in_characters, places_of, tagged
 from tf_finetune.errors import UserError
 from tf_finetune.exports.folder import FORMAT, digest, read_marker
@@ -182,8 +182,7 @@ class ExportedPictures(Exported):
     def predict(self, x: Sequence[Any], batch_size: int = 64) -> np.ndarray:
         """Probabilities, scores or values, as `ImageTask.predict` gives them.
 
-        They differ in the last digits where pictures are resized, and more where EXIF data
-        turn one, which TensorFlow does not heed.
+        They differ in the last digits where pictures are resized.
 
         Args:
             x: n pictures, each the path or the bytes of a JPEG, PNG, GIF or BMP file, or in memory
@@ -198,6 +197,7 @@ class ExportedPictures(Exported):
         """
         import tensorflow as tf
 
+        refuse_one(x)
         outputs = np.empty((len(x), len(self.class_names)), "float32")
         files = [i for i, one in enumerate(x) if isinstance(one, str | bytes | Path)]
         for start in range(0, len(files), batch_size):

@@ -153,7 +153,7 @@ def respond(model: keras_hub.models.CausalLM, prompts: tf.Tensor) -> tf.Tensor:
     # TensorFlow Text ends some strings at a zero byte.
     clean = tf.strings.regex_replace(prompts, r"\x00", "")
     x = preprocessor.generate_preprocess(clean, sequence_length=preprocessor.sequence_length)
-    x = {name: tf.convert_to_tensor(values) for name, values in x.items()}
+    x = _begun({name: tf.convert_to_tensor(values) for name, values in x.items()}, tokenizer)
     stops = stops_of(tokenizer)
     found = model.generate_step(x, stop_token_ids=stops)
     given, written = (tf.cast(one["padding_mask"], tf.bool) for one in (x, found))
@@ -162,6 +162,18 @@ def respond(model: keras_hub.models.CausalLM, prompts: tf.Tensor) -> tf.Tensor:
     for special in {*stops, *tokenizer.special_token_ids}:
         written = tf.logical_and(written, ids != special)
     return tokenizer.detokenize(tf.ragged.boolean_mask(ids, written))
+
+
+def _begun(x: dict[str, tf.Tensor], tokenizer: Any) -> dict[str, tf.Tensor]:
+    """With a token in rows without one, after which nothing could be written."""
+    ids, mask = x["token_ids"], tf.cast(x["padding_mask"], tf.bool)
+    empty = tf.logical_not(tf.reduce_any(mask, axis=1, keepdims=True))
+    first = tf.logical_and(empty, tf.range(tf.shape(ids)[1]) == 0)
+    begun = {
+        "token_ids": tf.where(first, tf.cast(tokenizer.end_token_id, ids.dtype), ids),
+        "padding_mask": tf.cast(tf.logical_or(mask, first), x["padding_mask"].dtype),
+    }
+    return x | begun
 
 
 def stops_of(tokenizer: Any) -> Sequence[int]:

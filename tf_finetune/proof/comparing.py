@@ -16,7 +16,7 @@ from tf_finetune.checkpoints.files import CheckpointFiles
 # What differs between two runs that are the same.
 _TIMES = {
     *("seconds", "train_seconds", "first_step_seconds", "examples_per_second"),
-    *("peak_memory_bytes", "resumed", "test_readings", "command", "export", "exports"),
+    *("peak_memory_bytes", "resumed", "test_readings", "command", "export", "exports", "workdir"),
 }
 
 

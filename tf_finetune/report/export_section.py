@@ -134,7 +134,9 @@ def proved(info: Exported, word: str) -> str:
     within = "differs from the model by up to" if name in _IN_BITS else "equal to the model within"
     text = f"{within} {info.max_difference:.1e} on {info.texts} {word}s in a fresh process"
     figure = on_test(dataclasses.asdict(info))
-    return f"{text}, {NAMES[info.facts['figure']]} {figure}" if figure else text
+    text += f", {NAMES[info.facts['figure']]} {figure}" if figure else ""
+    text += "" if info.facts.get(_WHOLE, True) else f". {_FLOATS.rstrip('.')}"
+    return text + _tokens(dataclasses.asdict(info)).rstrip(".").replace(" Its", ". Its", 1)
 
 
 def _tokens(one: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tf_finetune.results.wording import (
     value_of,
     with_interval,
 )
+from tf_finetune.workdir import RECIPE
 
 # Beyond so many classes a table is no longer read; the rest is in metrics.json.
 _MOST_CLASSES = 20
@@ -219,6 +221,14 @@ def class_counts(labels: np.ndarray, k: int) -> list[int]:
     return np.bincount(labels, minlength=k).tolist()
 
 
+def made_again(card: Mapping[str, Any], config: FineTuneConfig) -> str:
+    """How the same run is made once more."""
+    file = shlex.quote(str(Path(card["workdir"]) / RECIPE))
+    if config.data.path or config.data.tfds:
+        return f"To make it again: `tf-finetune --config={file} --workdir=ANOTHER`."
+    return f"To make it again: `fine_tune` with the settings in `{file}`, and the same data."
+
+
 def _origin(card: Mapping[str, Any], config: FineTuneConfig) -> str:
     changed = differences(FineTuneConfig(), config)
     settings = "\n".join(changed) if changed else "all as the defaults"
@@ -226,7 +236,7 @@ def _origin(card: Mapping[str, Any], config: FineTuneConfig) -> str:
     seconds = ", ".join(f"{key.replace('_', ' ')} {v:.0f}" for key, v in card["seconds"].items())
     versions = ", ".join(f"{name} {v}" for name, v in card["versions"].items())
     return (
-        f"```\n{command}\n```\n\n"
+        f"```\n{command}\n```\n\n{made_again(card, config)}\n\n"
         f"Settings that differ from the defaults (default -> here); all are in config.json:\n\n"
         f"```\n{settings}\n```\n\n"
         f"- Seconds: {seconds}.\n"

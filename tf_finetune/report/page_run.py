@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
 from tf_finetune.report.export_section import RUNTIMES, on_test, on_test_head, word_of
-from tf_finetune.report.markdown import class_counts, opening_lines, task_name
+from tf_finetune.report.markdown import class_counts, made_again, opening_lines, task_name
 from tf_finetune.report.training_section import phase_notes
 from tf_finetune.results.wording import input_size, short
 
@@ -57,6 +57,7 @@ def run_parts(card: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]
         "cost": _cost(card),
         "exports": _exports(card),
         "command": card.get("command") or "fine_tune() in Python",
+        "again": made_again(card, config).replace("`", ""),
         "settings": "\n".join(differences(FineTuneConfig(), config)) or "all as the defaults",
         "digest": card["data_digest"],
         "versions": ", ".join(f"{name} {v}" for name, v in card["versions"].items()),

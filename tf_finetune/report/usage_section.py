@@ -23,7 +23,7 @@ def usage(card: Mapping[str, Any], config: FineTuneConfig, *, here: bool = False
         here: for who is in the run folder, wherever that stands.
     """
     export = card.get("export")
-    run = Path(export["path"]).parents[2] if export else Path("WORKDIR")
+    run = Path(card["workdir"])
     if here:
         run = Path()
         export = export and {**export, "path": "/".join(Path(export["path"]).parts[-3:])}

@@ -39,8 +39,8 @@ def look_closer(
 ) -> dict[str, Any]:
     """More entries for the card.
 
-    Writes into the run folder the order of suspected labels, and what the model gave for
-    each test row; neither where words have labels, nor of a language model.
+    Writes into the run folder what the model gave for each test row, and the order of
+    suspected labels, which neither taggers nor language models have.
 
     Args:
         setup: of the run.
@@ -51,16 +51,24 @@ def look_closer(
     """
     tunes = any(phase.train != "head" for phase in setup.phases)
     if task.kind == TOKENS:
-        found = look_at_tags(setup, config, judgement.outputs, _slices(setup, config))
+        found, counts = look_at_tags(setup, config, judgement.outputs, _slices(setup, config))
+        # Of each row the entities that are there stand for its labels.
+        _keep(setup, run, counts[:, 1], counts)
     elif task.kind == LANGUAGE:
         outputs = judgement.outputs
         found = look_at_responses(setup, task, config, outputs, _slices(setup, config))
+        _keep(setup, run, outputs["test"][:, 2], outputs["test"])
     else:
         found = _look_at_rows(setup, task, config, judgement, run, tunes=tunes)
     if config.results.drift and tunes and task.kind != LANGUAGE:
         held_out = setup.prepared.splits["validation"]
         found["drift"] = drift_by_block(
-            config.model.preset, task.backbone, setup.store, held_out, config.fit.eval_batch
+            config.model.preset,
+            task.backbone,
+            setup.store,
+            held_out,
+            config.fit.eval_batch,
+            task.get_layer("scaling") if task.column == "image" else None,
         )
     return found
 
@@ -75,7 +83,7 @@ def _look_at_rows(
     tunes: bool,
 ) -> dict[str, Any]:
     outputs, labels = judgement.outputs["test"], judgement.labels["test"]
-    tested.write(run, setup.prepared.table, setup.prepared.splits["test"], labels, outputs)
+    _keep(setup, run, labels, outputs)
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     features = frozen_features.kept(run / "cache")
     found: dict[str, Any] = {
@@ -95,6 +103,12 @@ def _look_at_rows(
         if audit:
             found["label_audit"] = _labels(setup, task, rows, audit, run)
     return found
+
+
+def _keep(setup: Setup, run: Path, labels: np.ndarray, outputs: np.ndarray) -> None:
+    """Keeps of each test row what runs are compared by."""
+    table, rows = setup.prepared.table, setup.prepared.splits["test"]
+    tested.write(run, table, rows, labels, outputs, seen=run / "cache")
 
 
 def _probabilities(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from tf_finetune.config import FineTuneConfig, differences
-from tf_finetune.data_checks import LANGUAGE, TOKENS
+from tf_finetune.data_checks import LANGUAGE
 from tf_finetune.errors import UserError
-from tf_finetune.results import evaluate
+from tf_finetune.results.gains import gain, goodness
 from tf_finetune.results.paired import holm, mcnemar
 from tf_finetune.results.tested import Tested, read
 from tf_finetune.results.wording import NAMES, decisive, difference, shortened, table, with_interval
-from tf_finetune.workdir import CARD, check_finished, read_config
+from tf_finetune.workdir import check_finished, read_card, read_config
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -63,16 +62,10 @@ def read_run(folder: Path) -> Run:
         UserError: if the folder holds none.
     """
     check_finished(folder)
-    task = read_config(folder).model.task
-    if task in (TOKENS, LANGUAGE):
-        raise UserError(
-            f'"{folder}" is a run of {task}, whose test rows are not kept for a comparison; '
-            "score both runs on one file with --mode=evaluate --input=FILE."
-        )
     return Run(
         folder=folder,
         config=read_config(folder),
-        card=json.loads((folder / CARD).read_text()),
+        card=read_card(folder),
         tested=read(folder).in_order_of_keys(),
     )
 
@@ -94,6 +87,11 @@ def check_comparable(first: Run, other: Run) -> None:
             "--mode=evaluate --input=FILE."
         )
     differ = int(np.sum(np.any((a.labels != b.labels).reshape(len(a.labels), -1), axis=1)))
+    if differ and first.card["task"] == LANGUAGE:
+        raise UserError(
+            f"{names} cut {differ:,} of {len(a.keys):,} responses into other tokens, so that their "
+            "perplexities cannot be compared. Compare models of one tokenizer."
+        )
     if differ:
         raise UserError(
             f"{names} were tested on the same texts, but {differ:,} of {len(a.keys):,} have other "
@@ -123,17 +121,16 @@ def _results(runs: Sequence[Run]) -> str:
 def _significance(runs: Sequence[Run]) -> str:
     """Each run against the first, the p-values mended for how many there are."""
     task, first = runs[0].card["task"], runs[0]
-    tests = []
-    if task != "regression":
-        right = [evaluate.row_goodness(task, r.tested.outputs, r.tested.labels) for r in runs]
-        tests = [mcnemar(one, right[0]) for one in right[1:]]
+    found = [goodness(task, r.tested.outputs, r.tested.labels) for r in runs]
+    right = [one for one in found if one is not None]  # none, or of each run
+    tests = [mcnemar(one, right[0]) for one in right[1:]]
     corrected = holm([test["p"] for test in tests])
     lines = []
     for place, run in enumerate(runs[1:]):
         how: Any = {"bootstrap": run.config.results.bootstrap, "seed": run.config.data.seed}
         outputs = run.tested.outputs, first.tested.outputs
-        gain = evaluate.gain(task, *outputs, first.tested.labels, **how)
-        line = f"- `{run.folder}` beside `{first.folder}`: {difference(gain)}"
+        ahead = gain(task, *outputs, first.tested.labels, **how)
+        line = f"- `{run.folder}` beside `{first.folder}`: {difference(ahead)}"
         if tests:
             test, p = tests[place], corrected[place]
             verdict = "more than chance explains" if p < 0.05 else "which may be chance"
@@ -143,7 +140,7 @@ def _significance(runs: Sequence[Run]) -> str:
                 + (f", {p:.2g} for {len(tests)} comparisons (Holm)" if len(tests) > 1 else "")
                 + f", {verdict}"
             )
-        elif gain["interval"][0] > 0 or gain["interval"][1] < 0:
+        elif ahead["interval"][0] > 0 or ahead["interval"][1] < 0:
             line += ", more than chance explains"
         else:
             line += ", which may be chance"

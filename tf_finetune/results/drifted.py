@@ -19,32 +19,41 @@ _ROWS = 256
 
 
 def drift_by_block(
-    preset: str, backbone: keras.Model, store: Store, rows: np.ndarray, batch_size: int
+    preset: str,
+    backbone: keras.Model,
+    store: Store,
+    rows: np.ndarray,
+    batch_size: int,
+    scaling: keras.layers.Layer | None = None,
 ) -> list[dict[str, Any]]:
     """How far the stem and each block have moved.
 
     Args:
         preset: that the backbone came from.
         backbone: as it is now.
-        store: of tokens.
-        rows: to compare representations on, at most the first 256: means over the tokens
-            that each block gives.
+        store: of tokens, or of pictures.
+        rows: to compare representations on, at most the first 256: means over the tokens, or
+            the places of the map, that each block gives.
         batch_size: rows a step.
+        scaling: of the pixels that the backbone takes.
 
     Returns:
         Dicts of `block`, `relative_l2` and `cka`, which is None for the stem, and where
-        the blocks give no sequence of vectors.
+        the blocks give neither sequences of vectors nor maps.
     """
     both = [presets.load(preset).backbone, backbone]
     groups = [layer_groups(one, one) for one in both]
     before, after = ([_floats(part) for part in g.weights()[:-1]] for g in groups)
     if [[w.shape for w in part] for part in before] != [[w.shape for w in part] for part in after]:
         return []
-    views = [_pooled(one, group) for one, group in zip(both, groups, strict=True)]
+    pooled = [_pooled(one, group, scaling) for one, group in zip(both, groups, strict=True)]
     alike: list[float | None] = [None] * len(before)
-    if views[0] and views[1]:
-        found = [outputs_of(v, store, rows[:_ROWS], batch_size=batch_size) for v in views if v]
-        pairs = zip(*(np.split(one, len(before) - 1, axis=1) for one in found), strict=True)
+    views = [one for one in pooled if one]
+    if len(views) == len(both):
+        found = [outputs_of(v, store, rows[:_ROWS], batch_size=batch_size) for v, _ in views]
+        widths = views[0][1]
+        ends = np.cumsum(widths)[:-1]
+        pairs = zip(*(np.split(one, ends, axis=1) for one in found), strict=True)
         alike = [None, *(cka(a, b) for a, b in pairs)]
     names = ["stem", *groups[0].names]
     return [
@@ -57,27 +66,35 @@ def _floats(weights: Sequence[keras.Variable]) -> list[np.ndarray]:
     return [v.numpy() for v in weights if "float" in keras.backend.standardize_dtype(v.dtype)]
 
 
-def _pooled(backbone: keras.Model, groups: Groups) -> keras.Model | None:
-    """From tokens to the means of all blocks' outputs, side by side."""
-    if not isinstance(backbone.input, dict):
-        return None  # a backbone for pictures, which gives maps
-    try:
-        ends = [_last_sequence(layers) for layers in groups.blocks]
-        mask = backbone.input["padding_mask"]
-    except (AttributeError, ValueError, KeyError, TypeError):
-        return None  # a layer that is called twice, or a backbone without a mask
-    if (
-        any(end is None for end in ends)
-        or len({end.shape[-1] for end in ends if end is not None}) != 1
-    ):
+def _pooled(
+    backbone: keras.Model, groups: Groups, scaling: keras.layers.Layer | None
+) -> tuple[keras.Model, list[int]] | None:
+    """From inputs to the means of all blocks' outputs, side by side; and the width of each."""
+    texts = isinstance(backbone.input, dict)
+    if not texts and keras.config.image_data_format() != "channels_last":
         return None
-    pooling = TokenPooling("mean")
-    parts = [pooling(end, mask) for end in ends]
-    joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
-    return keras.Model(backbone.input, joined)
+    try:
+        ends = [_last(layers, (3,) if texts else (3, 4)) for layers in groups.blocks]
+        found = [end for end in ends if end is not None and end.shape[-1]]
+        if not found or len(found) < len(ends):
+            return None
+        if texts:
+            pooling, mask = TokenPooling("mean"), backbone.input["padding_mask"]
+            parts = [pooling(end, mask) for end in found]
+        else:
+            parts = [keras.ops.mean(end, axis=tuple(range(1, len(end.shape) - 1))) for end in found]
+        joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        view = keras.Model(backbone.input, joined)
+        if scaling is not None:
+            pixels = keras.Input(scaling.input.shape[1:])
+            view = keras.Model(pixels, view(scaling(pixels)))
+    except (AttributeError, ValueError, KeyError, TypeError):
+        # A layer that is called twice or inside of a nested graph, or a backbone without a mask.
+        return None
+    return view, [int(end.shape[-1]) for end in found]
 
 
-def _last_sequence(layers: Sequence[keras.layers.Layer]) -> keras.KerasTensor | None:
-    """The last output that is a sequence of vectors: a pooler that follows gives none."""
+def _last(layers: Sequence[keras.layers.Layer], ranks: tuple[int, ...]) -> Any:
+    """The last output that is a sequence of vectors or a map: a pooler after it gives none."""
     outputs = (layer.output for layer in reversed(layers))
-    return next((one for one in outputs if len(getattr(one, "shape", ())) == 3), None)
+    return next((one for one in outputs if len(getattr(one, "shape", ())) in ranks), None)

@@ -69,6 +69,8 @@ def judge(
             )
             # With a temperature of its own, or its log loss would be no match.
             probe = calibration.recalibrated(kind, probe, targets) if probe else probe
+            if "validation" in untuned:
+                untuned = calibration.recalibrated(kind, untuned, targets)
         facts["calibration"] = calibration.account(
             kind, logits["test"], targets["test"], task.temperature
         )

@@ -136,6 +136,7 @@ def predict_file(
                 unseen = _write(model, table, file, _writers(model.kind)[output.suffix])
                 file.flush()
                 os.fsync(file.fileno())
+            check_output(output, model.kind)  # it may have come meanwhile
             # The rows are memory-mapped from the folder that goes away.
             os.rename(unfinished, output)
         undecodable = findings.count("undecodable bytes")

@@ -57,8 +57,8 @@ def look_at_tags(
     config: FineTuneConfig,
     outputs: Scores,
     slices: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
-    """Parts of the test rows, and those with most wrong entities, for the card."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Parts of the test rows and those with most wrong entities, for the card; `row_counts`."""
     how: Any = {"bootstrap": config.results.bootstrap, "seed": config.data.seed}
     truth, chosen = _true(setup, "test"), _chosen(setup, "test", outputs["test"])
     counts = tag_scores.row_counts(truth, chosen)
@@ -77,10 +77,8 @@ def look_at_tags(
                 "neighbours": [],
             }
         )
-    return {
-        "slices": tag_scores.slices_of_tags(truth, chosen, slices, **how),
-        "mistakes": mistakes,
-    }
+    parts = tag_scores.slices_of_tags(truth, chosen, slices, **how)
+    return {"slices": parts, "mistakes": mistakes}, counts
 
 
 def _store(setup: Setup) -> PieceStore:

@@ -79,7 +79,15 @@ def gain_of_tags(
     truth: Rows, better: Rows, worse: Rows, *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """How much larger F1 is on the same rows, which are resampled together; see `evaluate.gain`."""
-    both = np.concatenate([row_counts(truth, better), row_counts(truth, worse)], axis=1)
+    counts = row_counts(truth, better), row_counts(truth, worse)
+    return gain_of_counts(*counts, bootstrap=bootstrap, seed=seed)
+
+
+def gain_of_counts(
+    better: np.ndarray, worse: np.ndarray, *, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """As `gain_of_tags`, of counts as `row_counts` gives them."""
+    both = np.concatenate([better, worse], axis=1)
     apart = [_figures(w[:, :3])[:, 0] - _figures(w[:, 3:])[:, 0] for w in [both.sum(0)[None]]]
     rounds = [
         _figures(w[:, :3])[:, 0] - _figures(w[:, 3:])[:, 0]
@@ -122,6 +130,11 @@ def row_counts(truth: Rows, chosen: Rows) -> np.ndarray:
     """int64 (n, 3): of each row the entities that are right, that are there, that were chosen."""
     pairs = [(set(entities(a)), set(entities(b))) for a, b in zip(truth, chosen, strict=True)]
     return np.array([(len(a & b), len(a), len(b)) for a, b in pairs], "int64").reshape(-1, 3)
+
+
+def right_rows(counts: np.ndarray) -> np.ndarray:
+    """(n,) 1 for each row whose entities are those that are there, by `row_counts`; else 0."""
+    return np.all(counts == counts[:, :1], axis=1).astype("int64")
 
 
 class WordTags:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tf_finetune.data.content import scan
+from tf_finetune.data.content import scan, what
 from tf_finetune.data.rows_file import taken
 from tf_finetune.errors import UserError
 from tf_finetune.whole import written_whole
@@ -23,8 +23,10 @@ class Tested:
 
     Attributes:
         keys: (n,) uint64, equal for rows of equal text but for case and spaces, or equal pixels.
-        labels: as in `evaluate.score`.
-        outputs: as in `evaluate.score`.
+        labels: as in `evaluate.score`; of tags how many entities are in the row, of responses
+            how many tokens.
+        outputs: as in `evaluate.score`; of tags and responses counts (n, 3), as
+            `tag_scores.row_counts` and `response_scores` have them.
     """
 
     keys: np.ndarray
@@ -39,7 +41,12 @@ class Tested:
 
 
 def write(
-    folder: Path, table: pa.Table, rows: np.ndarray, labels: np.ndarray, outputs: np.ndarray
+    folder: Path,
+    table: pa.Table,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    seen: Path | None = None,
 ) -> None:
     """Keeps them in a run folder.
 
@@ -49,14 +56,23 @@ def write(
         rows: of the table, the test rows.
         labels: of these.
         outputs: of these.
+        seen: as in `keys_of`.
     """
-    keys = keys_of(table, rows)
+    keys = keys_of(table, rows, seen)
     with written_whole(folder / FILE) as temporary, temporary.open("wb") as file:
         np.savez(file, keys=keys, labels=labels, outputs=outputs)
 
 
-def keys_of(table: pa.Table, rows: np.ndarray) -> np.ndarray:
-    """The keys of some rows of a table."""
+def keys_of(table: pa.Table, rows: np.ndarray, seen: Path | None = None) -> np.ndarray:
+    """The keys of some rows of a table.
+
+    Args:
+        table: with the texts or pictures.
+        rows: of it.
+        seen: where what was seen of its pictures is kept, which are then not decoded again.
+    """
+    if seen and what(table) == "picture":
+        return scan(table, seen).keys[rows]
     return scan(taken(table, rows)).keys
 
 
