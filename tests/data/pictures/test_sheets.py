@@ -46,7 +46,7 @@ def test_a_sheet_of_each_finding_and_of_augmentation(tmp_path):
     }
     assert written["not a picture"].name == "not-a-picture.png"
     assert Image.open(written["near duplicate"]).size == (2 * TILE[0], TILE[1])
-    assert Image.open(written["not a picture"]).size == (2 * TILE[0], TILE[1])
+    assert Image.open(written["not a picture"]).size == TILE
     assert colours(written["near duplicate"], 0, 0) > 1000
     assert colours(written["near duplicate"], 1, 0) > 1000
     assert colours(written["truncated picture"], 0, 0) < 300
